@@ -12,7 +12,7 @@ use syn::{Expr, UnOp};
 use crate::args::bare;
 use crate::arguments::Arg;
 use crate::describe::doc_line;
-use crate::expand_limits::{LimitTokens, checked_name, primitive};
+use crate::expand_limits::{Known, LimitTokens, checked_name, primitive};
 use crate::hygiene::{Expansion, place_of, site};
 use crate::item::{Item, ends};
 use crate::model::{Backend, Denial, Keys, Limiter, Model, Name, OnBackendError, Own, Penalty, Settle, Wait};
@@ -262,17 +262,14 @@ impl Expansion<'_> {
         let rt = &self.rt;
         let currents = limits.iter().map(|limit| &limit.current);
         let currents = quote_spanned!(site()=> &[#(#currents),*]);
-        let reads = limits.iter().any(|limit| limit.is_read);
-        let limiter = match &self.model.limiter {
-            Limiter::Own(_) if !reads => quote_spanned!(site()=> #rt::Call::new(__limiter)),
-            Limiter::Own(_) if limits.iter().any(|limit| limit.varies) => {
-                quote_spanned!(site()=> #rt::Call::new(__limiter).limits(#currents))
-            }
-            Limiter::Own(_) => quote_spanned!(site()=> #rt::Call::by_constants(__limiter, #currents)),
-            Limiter::Shared(arg) => {
+        let limiter = match (&self.model.limiter, limits.iter().map(|limit| limit.known).max()) {
+            (Limiter::Shared(arg), _) => {
                 let shared = Ident::new("__shared", place_of(&arg.value));
                 self.call("call", arg, None, shared.into_token_stream())
             }
+            (_, Some(Known::Call)) => quote_spanned!(site()=> #rt::Call::new(__limiter).limits(#currents)),
+            (_, Some(Known::Instance)) => quote_spanned!(site()=> #rt::Call::by_constants(__limiter, #currents)),
+            _ => quote_spanned!(site()=> #rt::Call::new(__limiter)),
         };
         let mut wait = match self.model.wait.as_ref().map(|wait| &wait.bound) {
             None => TokenStream::new(),

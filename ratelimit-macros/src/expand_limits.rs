@@ -14,10 +14,28 @@ pub(crate) struct LimitTokens {
     pub(crate) template: TokenStream,
     pub(crate) current: TokenStream,
     pub(crate) lets: TokenStream,
-    pub(crate) is_read: bool,
-    /// What is read may differ from call to call, not only from one instance of a generic function
-    /// to another.
-    pub(crate) varies: bool,
+    pub(crate) known: Known,
+}
+
+/// Where a limit is known.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Known {
+    /// In the attribute.
+    Written,
+    /// In each instance of a generic function.
+    Instance,
+    /// At each call.
+    Call,
+}
+
+impl Known {
+    fn of(limit: &Limit, is_read: bool) -> Known {
+        match (is_read, limit.varies()) {
+            (false, _) => Known::Written,
+            (true, false) => Known::Instance,
+            (true, true) => Known::Call,
+        }
+    }
 }
 
 /// A value in the two places that may need it.
@@ -75,14 +93,14 @@ impl Expansion<'_> {
                 if reads_per {
                     template.extend(quote_spanned!(site()=> .reads_per()));
                 }
-                let is_read = reads_count || reads_per;
-                if is_read && !limit.varies() {
+                let known = Known::of(limit, reads_count || reads_per);
+                if known == Known::Instance {
                     template.extend(quote_spanned!(site()=> .constant()));
                 }
                 let mut lets = count.lets;
                 lets.extend(per.lets);
                 lets.extend(burst.map(|burst| burst.lets));
-                LimitTokens { template, current, lets, is_read, varies: is_read && limit.varies() }
+                LimitTokens { template, current, lets, known }
             })
             .collect()
     }
@@ -116,21 +134,21 @@ impl Expansion<'_> {
             Some(Value { fixed: None, current, .. }) => quote_spanned!(site()=> #rt::starting_on(#fixed, #current)),
             _ => fixed.clone(),
         };
-        let is_read = count.fixed.is_none() || !is_fixed;
+        let known = Known::of(limit, count.fixed.is_none() || !is_fixed);
         let one = quote_spanned!(site()=> 1);
         let first = count.fixed.as_ref().unwrap_or(&one);
         let mut template = quote_spanned!(site()=> .limit(#rt::calendar(#first, #fixed)));
-        if is_read {
+        if known != Known::Written {
             template.extend(quote_spanned!(site()=> .reads_count()));
-            if !limit.varies() {
-                template.extend(quote_spanned!(site()=> .constant()));
-            }
+        }
+        if known == Known::Instance {
+            template.extend(quote_spanned!(site()=> .constant()));
         }
         let count_now = &count.current;
         let current = quote_spanned!(site()=> #rt::calendar(#count_now, #current));
         let mut lets = count.lets;
         lets.extend(day.map(|day| day.lets));
-        LimitTokens { template, current, lets, is_read, varies: is_read && limit.varies() }
+        LimitTokens { template, current, lets, known }
     }
 
     /// `count` or `burst`.
@@ -318,7 +336,7 @@ fn literal(limit: &Limit) -> Option<LimitTokens> {
         }
         (Algorithm::TokenBucket, Some(_)) => return None,
     };
-    Some(LimitTokens { template, current: TokenStream::new(), lets: TokenStream::new(), is_read: false, varies: false })
+    Some(LimitTokens { template, current: TokenStream::new(), lets: TokenStream::new(), known: Known::Written })
 }
 
 fn local(name: &str, index: usize) -> Ident {

@@ -85,24 +85,24 @@ impl Rule {
         }
     }
 
-    /// The rule of a limit that is read at each call, from a per-thread cache. Reducing a token
+    /// The rule of a limit that is read at each call, alone, from a per-thread cache. Reducing a token
     /// bucket's fraction takes some twenty divisions.
-    pub(crate) fn remembered(limit: &Limit) -> Rc<Rule> {
+    pub(crate) fn remembered(limit: &Limit) -> Rc<[Rule]> {
         const REMEMBERED: usize = 16;
         #[cold]
         #[inline(never)]
-        fn made(limit: &Limit) -> Rc<Rule> {
-            Rc::new(Rule::new(*limit))
+        fn made(limit: &Limit) -> Rc<[Rule]> {
+            Rc::new([Rule::new(*limit)])
         }
         thread_local! {
-            static RULES: [RefCell<Option<Rc<Rule>>>; REMEMBERED] =
+            static RULES: [RefCell<Option<Rc<[Rule]>>>; REMEMBERED] =
                 const { [const { RefCell::new(None) }; REMEMBERED] };
         }
         let mixed = (u64::from(limit.count()) ^ limit.per_micros() ^ u64::from(limit.burst()) << 20).wrapping_mul(FOLD);
         let remembered = RULES.try_with(|rules| {
             let mut remembered = rules[(mixed >> 60) as usize].borrow_mut();
             match &*remembered {
-                Some(rule) if rule.limit == *limit => Rc::clone(rule),
+                Some(rules) if rules.first().is_some_and(|rule| rule.limit == *limit) => Rc::clone(rules),
                 _ => Rc::clone(remembered.insert(made(limit))),
             }
         });

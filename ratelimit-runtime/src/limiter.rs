@@ -177,7 +177,8 @@ impl RateLimiter {
     }
 
     /// Replaces the limits with 1 to 8 others, from the next call on, for all clones in this
-    /// process. Calls take no lock for this.
+    /// process. Each thread looks new limits up once, under a lock, and then remembers those of 64
+    /// limiters.
     ///
     /// The new limits judge the permits on record, position by position. A sliding window is exact
     /// from one new `per` after the change. A token bucket keeps its debt, in fractions of permits.

@@ -191,8 +191,9 @@ pub mod v1 {
         /// As `new`, by limits that are constants, each for this instance of the function.
         #[inline]
         pub fn by_constants(limiter: &'a RateLimiter, limits: &'a [Limit]) -> Call<'a> {
-            let call = Call { call: crate::limiter::Call::new(limiter.core_by(limits)) };
-            if call.call.is_by(limits) { call } else { call.limits(limits) }
+            let core = limiter.core_by(limits);
+            let call = Call { call: crate::limiter::Call::new(core) };
+            if core.is_written(limits) { call } else { call.limits(limits) }
         }
 
         /// The limits as read at this call.

@@ -35,6 +35,10 @@ const SETTLING: Suite = Suite { name: "settling", filter: "the_fast_path" };
 const EACH: Suite = Suite { name: "each", filter: "attribute::" };
 /// On the fast path at times of the test's choice, which is impossible from outside.
 const UNKEYED: Suite = Suite { name: LIB, filter: "unkeyed::tests" };
+/// All states by their fast paths and by the others, at times of the test's choice.
+const STATES: Suite = Suite { name: LIB, filter: "state::tests" };
+/// Threads that remember limits.
+const RULES: Suite = Suite { name: LIB, filter: "rules::tests" };
 /// Compares each decision of a server with that of memory.
 const REDIS: Suite = Suite { name: "redis", filter: "conformance::" };
 /// The scenarios of all backends, on a real server.
@@ -48,7 +52,7 @@ impl Suite {
         if mutant.file.contains("/redis/") {
             &[REDIS, RUNS, SCENARIOS]
         } else {
-            &[MEMORY, BLOCKS, SETTLING, EACH, UNKEYED]
+            &[MEMORY, BLOCKS, SETTLING, EACH, UNKEYED, STATES, RULES]
         }
     }
 }
@@ -89,7 +93,7 @@ fn run(parts: &[String]) -> io::Result<usize> {
     let wanted = |name: &str| parts.is_empty() || parts.iter().any(|part| name.contains(part));
     let mutants: Vec<Mutant> = mutants.into_iter().filter(|mutant| wanted(&mutant.name)).collect();
     let copy = Copy::new()?;
-    for suite in [MEMORY, BLOCKS, SETTLING, EACH, UNKEYED, REDIS, RUNS, SCENARIOS] {
+    for suite in [MEMORY, BLOCKS, SETTLING, EACH, UNKEYED, STATES, RULES, REDIS, RUNS, SCENARIOS] {
         if mutants.iter().all(|mutant| Suite::of(mutant).iter().all(|own| own.name != suite.name)) {
             continue;
         }

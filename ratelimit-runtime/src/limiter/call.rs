@@ -134,12 +134,6 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Whether these are the limits as written.
-    #[inline]
-    pub(crate) fn is_by(&self, limits: &[Limit]) -> bool {
-        self.core.is_written(limits)
-    }
-
     /// Sets the limits that were read at this call.
     #[inline]
     pub(crate) fn limits(self, limits: &'a [Limit]) -> Call<'a> {

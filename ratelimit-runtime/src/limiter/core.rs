@@ -293,7 +293,7 @@ impl Core {
 
     /// Whether these are the limits as written.
     #[inline]
-    pub(super) fn is_written(&self, limits: &[Limit]) -> bool {
+    pub(crate) fn is_written(&self, limits: &[Limit]) -> bool {
         self.rules.is_written(limits)
     }
 

@@ -10,8 +10,8 @@ use std::sync::{Arc, OnceLock};
 
 use super::holds::{BlockedDenial, Hold, Holds};
 use super::state::{
-    Attempt, Call, Fate, Forms, Full, Groups, Layout, Left, Operation, Peek, Permit, Refund, State, Take, Together,
-    Verdict, Window, Words, is_admitted,
+    Attempt, Call, Fate, Forms, Full, Groups, Layout, Left, Operation as _, Permit, State, Take, Together, Verdict,
+    Window, Words, is_admitted,
 };
 use super::table::{Context, Swept, Table, With};
 use super::unkeyed::{Form, FormKind, Unkeyed};
@@ -298,28 +298,35 @@ impl Store {
         self.tables.try_take(self, hash, &self.written_ask(cost).call, now, false)
     }
 
-    /// The fast path of permits of a key, from 1 to the capacity, by one limit other than the one
-    /// written down. [`Attempt::Contended`] if the call must be decided elsewhere.
+    /// The fast path of permits of a key by one limit other than the one written down.
+    /// [`Attempt::Contended`] if the call must be decided elsewhere.
     #[inline]
     pub(crate) fn try_take_by(&self, hash: u64, rule: &Rule, now: Now, cost: u32) -> Attempt {
-        let is_window = rule.limit.algorithm() == Algorithm::SlidingWindow;
-        if self.written.varies && is_window {
-            self.keep_for(std::slice::from_ref(rule));
+        if cost.wrapping_sub(1) >= rule.capacity() {
+            return Attempt::Contended;
         }
         let verdict = match &self.keyed {
-            Keyed::Window(table, groups) if is_window => {
-                table.try_with(hash, |window| window.take_now(groups, rule, now, cost))
+            Keyed::Window(table, groups) if rule.limit.algorithm() == Algorithm::SlidingWindow => {
+                if self.written.varies {
+                    self.keep_for(std::slice::from_ref(rule));
+                }
+                let Ok(mut reached) = table.try_reach::<false>(hash) else { return Attempt::Contended };
+                let Some(window) = reached.state() else { return Attempt::Contended };
+                window.take_now(groups, rule, now, cost)
             }
             keyed => {
-                let table =
+                let free =
                     if let Keyed::Full(table) = keyed { Some(table) } else { self.free.get().map(|free| &free.table) };
-                table.and_then(|table| table.try_with(hash, |full| full.take_one(&self.forms, rule, now, cost)))
+                let Some(table) = free else { return Attempt::Contended };
+                let Ok(mut reached) = table.try_reach::<false>(hash) else { return Attempt::Contended };
+                let Some(full) = reached.state() else { return Attempt::Contended };
+                full.take_one(&self.forms, rule, now, cost)
             }
         };
         match verdict {
-            Some(Verdict::Admitted { .. }) => Attempt::Admitted,
-            Some(Verdict::Denied { until, .. }) => Attempt::Denied(until),
-            Some(Verdict::Undecided) | None => Attempt::Contended,
+            Verdict::Admitted { .. } => Attempt::Admitted,
+            Verdict::Denied { until, .. } => Attempt::Denied(until),
+            Verdict::Undecided => Attempt::Contended,
         }
     }
 
@@ -370,18 +377,7 @@ impl Store {
         Ask { call, is_foreign: false }
     }
 
-    /// The fast path of an operation on a key that has a bucket and no waiting calls.
-    #[expect(clippy::inline_always, reason = "a jump to one function of the operation and the table")]
-    #[inline(always)]
-    fn try_on_key<O: Operation>(&self, hash: u64, ask: &Ask<'_>, now: Now, on: O) -> Option<(Verdict, Left)> {
-        self.keep_read(ask);
-        if self.needs_free(ask) {
-            return try_in(&self.free.get()?.table, &self.forms, hash, &ask.call, now, on);
-        }
-        on_table!(self, (table, form) => try_in(table, form, hash, &ask.call, now, on))
-    }
-
-    /// [`try_on_key`](Store::try_on_key) for [`Take`], which all programs contain.
+    /// The fast path of a call with a key: it has a bucket, and no calls wait.
     #[inline]
     fn try_take_key(&self, hash: u64, ask: &Ask<'_>, now: Now, tells: bool) -> Option<(Verdict, Left)> {
         self.keep_read(ask);
@@ -414,7 +410,7 @@ impl Store {
         Some((verdict, if is_told { self.unkeyed_left(ask, now) } else { Left::default() }))
     }
 
-    /// [`try_on_all`](Store::try_on_all) for [`Take`], which all programs contain.
+    /// The fast path of a call without a key, if the state is under the lock.
     #[expect(clippy::inline_always, reason = "a jump to one of two functions")]
     #[inline(always)]
     fn take_under_lock(&self, ask: &Ask<'_>, now: Now, tells: bool) -> Option<(Verdict, Left)> {
@@ -502,52 +498,11 @@ impl Store {
     /// The answer that [`take`](Store::take) would give, without taking permits.
     #[inline]
     pub(crate) fn peek(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
-        let told = match address {
-            _ if self.holds.may_hold(address) => None,
-            Address::Hash(hash) => self.peek_key(hash, ask, now),
-            Address::Unkeyed if ask.is_foreign => self.try_on_all(ask, now, Peek),
-            Address::Unkeyed => {
-                let told = self.unkeyed.peek(&ask.call, &self.forms, now);
-                told.or_else(|| self.try_on_all(ask, now, Peek))
-            }
-        };
+        let told = if address == Address::Unkeyed { self.peek_unkeyed(ask, now) } else { None };
         match told {
             Some((verdict, left)) if verdict != Verdict::Undecided => (verdict, left),
             _ => self.perform_and_tell(address, ask, now, &Task::Peek),
         }
-    }
-
-    #[expect(clippy::inline_always, reason = "a jump to one function of the table")]
-    #[inline(always)]
-    fn peek_key(&self, hash: u64, ask: &Ask<'_>, now: Now) -> Option<(Verdict, Left)> {
-        self.keep_read(ask);
-        if self.needs_free(ask) {
-            return None;
-        }
-        on_table!(self, (table, form) => self.peek_in(table, form, hash, &ask.call, now))
-    }
-
-    #[inline(never)]
-    fn peek_in<S: State, const W: usize>(
-        &self,
-        table: &Table<S, W>,
-        form: &S::Form,
-        hash: u64,
-        call: &Call<'_>,
-        now: Now,
-    ) -> Option<(Verdict, Left)> {
-        let peek = |state: &mut S| Peek.run(call, state, form, now);
-        let told =
-            table.with_existing(self.context(form), hash, |state, queue| (queue.is_none().then(|| peek(state)), false));
-        // A missing bucket is idle, unless it was moved.
-        told.unwrap_or_else(|| self.free.get().is_none().then(|| peek(&mut S::idle())))
-    }
-
-    /// The fast path of an operation without a key, if the state is under the lock.
-    #[inline]
-    fn try_on_all<O: Operation>(&self, ask: &Ask<'_>, now: Now, on: O) -> Option<(Verdict, Left)> {
-        self.keep_read(ask);
-        self.unkeyed.run(on, &ask.call, &self.forms, now, ask.is_foreign)
     }
 
     /// The fast path of permits of a single limit without a key.
@@ -610,11 +565,9 @@ impl Store {
     /// Gives back permits that were taken by the same limits.
     #[inline]
     pub(crate) fn refund(self: &Arc<Store>, address: Address, ask: &Ask<'_>, now: Now, permit: Permit) {
-        let is_done = match address {
-            _ if self.holds.may_hold(address) => false,
-            Address::Unkeyed => !ask.is_foreign && self.unkeyed.refund(ask.call.rules, &self.forms, now, permit),
-            Address::Hash(hash) => self.try_on_key(hash, ask, now, Refund(permit.at)).is_some(),
-        };
+        let is_done = address == Address::Unkeyed
+            && !(ask.is_foreign || self.holds.may_hold(address))
+            && self.unkeyed.refund(ask.call.rules, &self.forms, now, permit);
         if !is_done {
             self.perform_and_arm(address, ask, now, &Task::Refund(permit));
         }
@@ -738,9 +691,14 @@ impl Store {
         if self.holds.may_hold(address) {
             return None;
         }
+        self.keep_read(ask);
+        let (call, on) = (&ask.call, Together(others, tells));
         match address {
-            Address::Hash(hash) => self.try_on_key(hash, ask, now, Together(others, tells)),
-            Address::Unkeyed => self.try_on_all(ask, now, Together(others, tells)),
+            Address::Hash(hash) if self.needs_free(ask) => {
+                try_in(&self.free.get()?.table, &self.forms, hash, call, now, on)
+            }
+            Address::Hash(hash) => on_table!(self, (table, form) => try_in(table, form, hash, call, now, on)),
+            Address::Unkeyed => self.unkeyed.run(on, call, &self.forms, now, ask.is_foreign),
         }
     }
 
@@ -791,7 +749,7 @@ impl Store {
     #[inline(never)]
     fn take_last_unkeyed(&self, ask: &Ask<'_>, now: Now, tells: bool) -> Option<(Verdict, Left)> {
         let taken = self.take_unkeyed(ask, now);
-        let Some(verdict) = taken else { return self.try_on_all(ask, now, Take { tells }) };
+        let Some(verdict) = taken else { return self.take_under_lock(ask, now, tells) };
         let is_told = tells || ask.call.cost > 1 && matches!(verdict, Verdict::Denied { .. });
         let nothing = Call { cost: 0, ..ask.call };
         let left = is_told.then(|| self.unkeyed.peek(&nothing, &self.forms, now)).flatten();
@@ -969,15 +927,15 @@ pub(crate) fn open_thorough() {
 
 /// One function for each table, so that its values stay in registers.
 #[inline(never)]
-fn try_in<S: State, const W: usize, O: Operation>(
+fn try_in<S: State, const W: usize>(
     table: &Table<S, W>,
     form: &S::Form,
     hash: u64,
     call: &Call<'_>,
     now: Now,
-    on: O,
+    on: Together<'_>,
 ) -> Option<(Verdict, Left)> {
-    table.try_with(hash, |state| on.run(call, state, form, now))
+    Some(on.run(call, table.try_reach::<false>(hash).ok()?.state()?, form, now))
 }
 
 /// Denies one permit of a key that is blocked until `until`, by its only limit.

@@ -254,13 +254,6 @@ impl<S: State, const W: usize> Table<S, W> {
         Ok(Reached { shard, place })
     }
 
-    /// Runs `f` on the state that [`try_reach`](Table::try_reach) finds.
-    #[expect(clippy::inline_always, reason = "most of a decision")]
-    #[inline(always)]
-    pub(super) fn try_with<R>(&self, hash: u64, f: impl FnOnce(&mut S) -> R) -> Option<R> {
-        Some(f(self.try_reach::<false>(hash).ok()?.state()?))
-    }
-
     /// Runs `f` on a key's state, and makes it if it is missing. Sweeps a few slots for each new
     /// key, and at every 256th call.
     pub(super) fn with<R>(

@@ -68,8 +68,8 @@ pub(in super::super) fn open_others() {
 /// The rules of a call, if they are not as written.
 #[expect(clippy::large_enum_variant, reason = "a call with several limits allocates nothing either")]
 pub(in super::super) enum Others {
-    Replaced(Rc<[Rule]>),
-    Read(Rc<Rule>),
+    /// Replaced, or a single one that was read.
+    Remembered(Rc<[Rule]>),
     Several(Rules),
 }
 
@@ -79,8 +79,7 @@ impl Deref for Others {
     #[inline]
     fn deref(&self) -> &[Rule] {
         match self {
-            Others::Replaced(rules) => rules,
-            Others::Read(rule) => std::slice::from_ref(rule),
+            Others::Remembered(rules) => rules,
             Others::Several(rules) => rules,
         }
     }
@@ -270,18 +269,11 @@ impl RuleSet {
 
     #[inline(never)]
     fn take_by_other(&self, read: Option<&Limit>, store: &Store, hash: u64, now: Now, cost: u32) -> Attempt {
-        let (remembered, replacement);
-        let rule = if let Some(limit) = read {
-            remembered = Rule::remembered(limit);
-            &*remembered
-        } else {
-            replacement = self.replacement();
-            let Some([rule]) = replacement.as_deref() else { return Attempt::Contended };
-            rule
+        let rules = match read {
+            Some(limit) => Some(Rule::remembered(limit)),
+            None => self.replacement(),
         };
-        if cost.wrapping_sub(1) >= rule.capacity() {
-            return Attempt::Contended;
-        }
+        let Some([rule]) = rules.as_deref() else { return Attempt::Contended };
         if read.is_some() && !store.varies() {
             self.expect_read(store, std::slice::from_ref(rule));
         }
@@ -295,14 +287,14 @@ impl RuleSet {
         // Each is made in its place, because the largest has 256 bytes.
         match (read, replacement) {
             (None, None) => {}
-            (None, Some(rules)) => *others = Some(Others::Replaced(rules)),
-            (Some([limit]), None) => *others = Some(Others::Read(Rule::remembered(limit))),
+            (None, Some(rules)) => *others = Some(Others::Remembered(rules)),
+            (Some([limit]), None) => *others = Some(Others::Remembered(Rule::remembered(limit))),
             (Some(limits), replacement) => {
                 let rule = |(position, limit): (usize, &Limit)| {
                     let is_read = self.reads.varying() >> position & 1 == 1;
                     match replacement.as_deref().and_then(|rules| rules.get(position)) {
                         Some(rule) if !is_read => *rule,
-                        _ => *Rule::remembered(limit),
+                        _ => Rule::remembered(limit)[0],
                     }
                 };
                 *others = Some(Others::Several(limits.iter().enumerate().map(rule).collect()));
@@ -324,4 +316,26 @@ pub(in super::super) fn kinds_of(rules: &[Rule]) -> u16 {
 /// [`kinds_of`] for one limit.
 pub(in super::super) fn kinds_of_one(algorithm: Algorithm) -> u16 {
     algorithm as u16 + 1
+}
+
+#[cfg(all(test, not(loom_model)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_follows_every_replacement_of_many_limiters() {
+        let written = Limit::per_second(1_000);
+        let sets: Vec<RuleSet> = (0..2 * REMEMBERED + 3).map(|_| RuleSet::new(&[written], Reads::NONE)).collect();
+        for round in 0..3 {
+            for (set, count) in sets.iter().zip(1_u32..) {
+                let limits = [Limit::per_second(count), Limit::per_minute(count + round)];
+                set.replace(&limits, limits.iter().map(|limit| Rule::new(*limit)).collect());
+            }
+            for (set, count) in sets.iter().zip(1_u32..) {
+                let expected = [Limit::per_second(count), Limit::per_minute(count + round)];
+                let limits: Vec<Limit> = set.applying(None, &mut None).iter().map(|rule| rule.limit).collect();
+                assert_eq!(limits, expected);
+            }
+        }
+    }
 }

@@ -69,7 +69,7 @@ impl Behind {
             Algorithm::SlidingWindow => at.saturating_add(periods().saturating_mul(limit.per_nanos())),
             Algorithm::FixedWindow => match periods() {
                 0 => at,
-                windows => Rule::remembered(limit).begin_after(at, windows),
+                windows => Rule::remembered(limit)[0].begin_after(at, windows),
             },
         }
     }

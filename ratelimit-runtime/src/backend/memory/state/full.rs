@@ -176,6 +176,18 @@ impl Part {
         }
     }
 
+    /// When all permits that were taken until `now` are idle.
+    #[expect(clippy::inline_always, reason = "most of a decision")]
+    #[inline(always)]
+    fn lasts_until(&self, rule: &Rule, now: Now) -> u64 {
+        let until = now.latest.saturating_add(rule.lasts());
+        match self {
+            // A debt above the capacity, from a larger bucket, takes longer to refill.
+            Part::Token(bucket) if bucket.debt > rule.full() => until.max(bucket.fresh_at(rule)),
+            _ => until,
+        }
+    }
+
     fn idle_at(&self, forms: &Forms, position: usize, rule: &Rule) -> u64 {
         match self {
             Part::Token(bucket) => bucket.fresh_at(rule),
@@ -345,13 +357,15 @@ impl Full {
     #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]
     pub(crate) fn take_one(&mut self, forms: &Forms, rule: &Rule, now: Now, cost: u32) -> Verdict {
-        let verdict = match self.0.as_mut().map(|parts| &mut parts.limits) {
-            Some([part]) if part.is_of(rule.limit.algorithm()) => part.take(forms, rule, now, cost),
-            _ => Verdict::Undecided,
-        };
-        if verdict != Verdict::Undecided {
-            let call = Call { rules: std::slice::from_ref(rule), backoff: None, cost, floor: Hold::NONE };
-            self.note(&call, forms, now, if let Verdict::Denied { until, .. } = verdict { until } else { 0 });
+        let Some(parts) = &mut self.0 else { return Verdict::Undecided };
+        let [part] = &mut parts.limits else { return Verdict::Undecided };
+        if !part.is_of(rule.limit.algorithm()) {
+            return Verdict::Undecided;
+        }
+        let verdict = part.take(forms, rule, now, cost);
+        if forms.varies() && verdict != Verdict::Undecided {
+            parts.denied_until = if let Verdict::Denied { until, .. } = verdict { until } else { 0 };
+            parts.idle_at = parts.idle_at.max(part.lasts_until(rule, now));
         }
         verdict
     }
@@ -535,13 +549,7 @@ impl State for Full {
         let lasts = call.backoff.map_or(0, |backoff| nanos(backoff.max()));
         let mut idle_at = parts.idle_at.max(now.latest.saturating_add(lasts));
         for (part, rule) in parts.limits.iter().zip(call.rules) {
-            idle_at = idle_at.max(now.latest.saturating_add(rule.lasts()));
-            // A debt above the capacity, from a larger bucket, takes longer to refill.
-            if let Part::Token(bucket) = part
-                && bucket.debt > rule.full()
-            {
-                idle_at = idle_at.max(bucket.fresh_at(rule));
-            }
+            idle_at = idle_at.max(part.lasts_until(rule, now));
         }
         parts.idle_at = idle_at;
     }

@@ -6,7 +6,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 use smallvec::SmallVec;
 
-use super::super::{Ask, MemoryBackend, Store, Written};
+use super::super::{
+    Ask, BucketPath, FixedPath, KeyPath, Kind, MemoryBackend, OnePermit, Store, TatPath, WindowPath, Written, on_path,
+};
 use super::fixed::Fixed;
 use super::*;
 use crate::algorithm::fixed_window::FixedWindow;
@@ -154,6 +156,10 @@ struct Trial {
     address: Address,
     rules: SmallVec<[Rule; 1]>,
     is_foreign: bool,
+    /// Limits are read at each call, or were replaced.
+    varies: bool,
+    /// Calls take the fast path if there is one and it decides.
+    is_fast: bool,
     logs: Vec<Log>,
     /// The calls that were admitted: when, at what cost, and where in the logs.
     admitted: Vec<(Permit, usize)>,
@@ -169,6 +175,8 @@ impl Trial {
             address,
             rules: rules.iter().copied().collect(),
             is_foreign: false,
+            varies,
+            is_fast: false,
             logs: vec![Log::default(); rules.len()],
             admitted: Vec::new(),
             now: start(),
@@ -177,6 +185,64 @@ impl Trial {
 
     fn ask(&self, cost: u32) -> Ask<'_> {
         Ask { call: Call { rules: &self.rules, backoff: None, cost, floor: Hold::NONE }, is_foreign: self.is_foreign }
+    }
+
+    /// The only limit and the hash of the key, for the fast path.
+    fn fast(&self) -> Option<(&Rule, u64)> {
+        match (&self.rules[..], self.address) {
+            ([rule], Address::Hash(hash)) if self.is_fast => Some((rule, hash)),
+            _ => None,
+        }
+    }
+
+    fn take(&self, now: Now, cost: u32) -> Verdict {
+        let taken = self.fast().map_or(Verdict::Undecided, |(rule, hash)| self.take_fast(rule, hash, now, cost));
+        match taken {
+            Verdict::Undecided => self.store.take(self.address, &self.ask(cost), now, false).0,
+            verdict => verdict,
+        }
+    }
+
+    fn take_fast(&self, rule: &Rule, hash: u64, now: Now, cost: u32) -> Verdict {
+        let store = &self.store;
+        if self.varies {
+            return match store.try_take_by(hash, rule, now, cost) {
+                Attempt::Admitted => Verdict::Admitted { at: now.latest.max(self.newest()) },
+                Attempt::Denied(until) => Verdict::Denied { until, position: 0 },
+                Attempt::Added(_) | Attempt::Contended => Verdict::Undecided,
+            };
+        }
+        match cost {
+            1 => on_path!(store.kind(), Path => Path::take(store, hash, now, OnePermit), Verdict::Undecided),
+            _ if !store.admits(cost) => Verdict::Undecided,
+            2 => on_path!(store.kind(), Path => Path::take(store, hash, now, cost), Verdict::Undecided),
+            _ => on_path!(store.kind(), Path => Path::tell(store, hash, now, cost).0, Verdict::Undecided),
+        }
+    }
+
+    fn peek(&self, now: Now, cost: u32) -> (Verdict, Left) {
+        let store = &self.store;
+        let told = match self.fast() {
+            Some((_, hash)) if !self.varies && store.admits(cost) => {
+                on_path!(store.kind(), Path => Path::peek(store, hash, now, cost), (Verdict::Undecided, Left::default()))
+            }
+            _ => (Verdict::Undecided, Left::default()),
+        };
+        match told {
+            (Verdict::Undecided, _) => store.peek(self.address, &self.ask(cost), now),
+            told => told,
+        }
+    }
+
+    fn refund(&self, now: Now, permit: Permit) {
+        let store = &self.store;
+        let is_done = self
+            .fast()
+            .filter(|_| !self.varies)
+            .is_some_and(|(_, hash)| on_path!(store.kind(), Path => Path::refund(store, hash, || now, permit), false));
+        if !is_done {
+            store.refund(self.address, &self.ask(permit.cost), now, permit);
+        }
     }
 
     /// The latest time that a window has on record.
@@ -232,9 +298,9 @@ fn same(verdict: Verdict, expected: Verdict) -> bool {
 }
 
 /// Limits whose logs are exact, as they were written down.
-fn exact(limits: &[Limit], varies: bool, is_keyed: bool, steps: &[Step]) -> Result<(), TestCaseError> {
+fn exact(limits: &[Limit], varies: bool, is_keyed: bool, is_fast: bool, steps: &[Step]) -> Result<(), TestCaseError> {
     let rules: Vec<Rule> = limits.iter().map(|limit| Rule::new(*limit)).collect();
-    let mut trial = Trial::new(&rules, varies, is_keyed);
+    let mut trial = Trial { is_fast, ..Trial::new(&rules, varies, is_keyed) };
     // Refunds to token buckets are bounded in another test.
     let gives_back = limits.iter().all(|limit| limit.algorithm() != Algorithm::TokenBucket);
     // A token bucket in one word pays for the clock's uncertainty at once, each half of an unkeyed
@@ -249,7 +315,7 @@ fn exact(limits: &[Limit], varies: bool, is_keyed: bool, steps: &[Step]) -> Resu
         match step.action {
             Action::Take(cost) => {
                 let expected = trial.expected(now, cost);
-                let (verdict, _) = trial.store.take(trial.address, &trial.ask(cost), now, false);
+                let verdict = trial.take(now, cost);
                 prop_assert!(same(verdict, expected), "{verdict:?} instead of {expected:?}, {cost} at {now:?}");
                 if let Verdict::Admitted { at } = verdict
                     && cost > 0
@@ -259,7 +325,7 @@ fn exact(limits: &[Limit], varies: bool, is_keyed: bool, steps: &[Step]) -> Resu
             }
             Action::Peek(cost) => {
                 let expected = trial.expected(now, cost);
-                let (verdict, left) = trial.store.peek(trial.address, &trial.ask(cost), now);
+                let (verdict, left) = trial.peek(now, cost);
                 prop_assert!(same(verdict, expected), "{verdict:?} instead of {expected:?}, peeked {cost} at {now:?}");
                 let remaining = |(rule, log): (&Rule, &Log)| log.remaining(rule, trial.now);
                 let remaining = match verdict {
@@ -274,7 +340,7 @@ fn exact(limits: &[Limit], varies: bool, is_keyed: bool, steps: &[Step]) -> Resu
                 let last = trial.admitted.len().checked_sub(back + 1);
                 if let (true, Some(index)) = (gives_back && !margins, last) {
                     let (permit, entry) = trial.admitted.remove(index);
-                    trial.store.refund(trial.address, &trial.ask(permit.cost), now, permit);
+                    trial.refund(now, permit);
                     trial.logs.iter_mut().for_each(|log| log.refund(entry));
                 }
             }
@@ -292,9 +358,10 @@ proptest! {
         limit in limit(prop_oneof![1..6_u32, 1..65_u32]),
         varies: bool,
         is_keyed: bool,
+        is_fast: bool,
         steps in steps(),
     ) {
-        exact(&[limit], varies, is_keyed, &steps)?;
+        exact(&[limit], varies, is_keyed, is_fast, &steps)?;
     }
 
     #[test]
@@ -304,7 +371,7 @@ proptest! {
         is_keyed: bool,
         steps in steps(),
     ) {
-        exact(&limits, varies, is_keyed, &steps)?;
+        exact(&limits, varies, is_keyed, false, &steps)?;
     }
 
     /// Refunds too: a token bucket gets back no more than was taken.
@@ -313,17 +380,18 @@ proptest! {
         limits in prop::collection::vec(limit(prop_oneof![1..65_u32, 65..300_u32]), 1..4),
         varies: bool,
         is_keyed: bool,
+        is_fast: bool,
         steps in steps(),
     ) {
         let rules: Vec<Rule> = limits.iter().map(|limit| Rule::new(*limit)).collect();
-        let mut trial = Trial::new(&rules, varies, is_keyed);
+        let mut trial = Trial { is_fast, ..Trial::new(&rules, varies, is_keyed) };
         // A token bucket pays for the clock's uncertainty at once, which denies for as long.
         let (mut refunds, mut margins) = (false, false);
         for step in steps {
             let now = trial.advance(step);
             margins |= step.margin > 0;
             match step.action {
-                Action::Take(cost) => match trial.store.take(trial.address, &trial.ask(cost), now, false).0 {
+                Action::Take(cost) => match trial.take(now, cost) {
                     Verdict::Admitted { at } if cost > 0 => {
                         prop_assert!(trial.is_admitted(cost), "{} is over at {:?}", cost, now);
                         trial.record(now, Permit { at, cost });
@@ -346,7 +414,7 @@ proptest! {
                 Action::Refund(back) => {
                     if let Some(index) = trial.admitted.len().checked_sub(back + 1) {
                         let (permit, entry) = trial.admitted.remove(index);
-                        trial.store.refund(trial.address, &trial.ask(permit.cost), now, permit);
+                        trial.refund(now, permit);
                         trial.logs.iter_mut().for_each(|log| log.refund(entry));
                         refunds = true;
                     }
@@ -364,6 +432,7 @@ proptest! {
         others in prop::collection::vec((1..65_u32, 1..5_u64), 0..3),
         varies: bool,
         is_keyed: bool,
+        is_fast: bool,
         steps in steps(),
     ) {
         let window = |count: u32, per: u64| Rule::new(Limit::new(count, Duration::from_millis(per)));
@@ -372,7 +441,7 @@ proptest! {
             std::iter::once(window(*count, *per)).chain(others).collect::<SmallVec<[Rule; 1]>>()
         };
         let plans: Vec<_> = counts.iter().zip(&pers).map(plan).collect();
-        let mut trial = Trial::new(&plans[0], varies, is_keyed);
+        let mut trial = Trial { is_fast, varies: true, ..Trial::new(&plans[0], varies, is_keyed) };
         // All limits have been used before, so enough permits are kept, and the state is no longer
         // for the written limit alone.
         for plan in &plans {
@@ -386,7 +455,7 @@ proptest! {
             match step.action {
                 Action::Take(cost) => {
                     let expected = trial.expected(now, cost);
-                    let (verdict, _) = trial.store.take(trial.address, &trial.ask(cost), now, false);
+                    let verdict = trial.take(now, cost);
                     prop_assert!(same(verdict, expected), "{verdict:?} instead of {expected:?}, {cost} at {now:?} by {:?}", trial.rules);
                     if let Verdict::Admitted { at } = verdict && cost > 0 {
                         trial.record(now, Permit { at, cost });
@@ -413,14 +482,16 @@ proptest! {
         several: bool,
         varies: bool,
         is_keyed: bool,
+        is_fast: bool,
         steps in steps(),
     ) {
         let of = |count: u32| Rule::new(Limit::new(count, Duration::from_millis(10)).with_algorithm(algorithm));
         let wide = Rule::new(Limit::new(1_000_000, Duration::from_millis(10)).with_algorithm(Algorithm::FixedWindow));
         let plan = |count: u32| std::iter::once(of(count)).chain(several.then_some(wide)).collect::<SmallVec<[Rule; 1]>>();
         let (smallest, largest) = (of(*counts.iter().min().unwrap()), of(*counts.iter().max().unwrap()));
-        let mut trial = Trial::new(&plan(counts[0]), varies, is_keyed);
-        for count in &counts {
+        let mut trial = Trial { is_fast, varies: true, ..Trial::new(&plan(counts[0]), varies, is_keyed) };
+        // Limits that are read prepare the store at their call.
+        for count in counts.iter().filter(|_| !varies) {
             trial.store.expect(&plan(*count));
         }
         for step in steps {
@@ -428,7 +499,7 @@ proptest! {
             let margin = if algorithm == Algorithm::TokenBucket { 0 } else { step.margin };
             let now = trial.advance(Step { margin, ..step });
             match step.action {
-                Action::Take(cost) => match trial.store.take(trial.address, &trial.ask(cost), now, false).0 {
+                Action::Take(cost) => match trial.take(now, cost) {
                     Verdict::Admitted { at } if cost > 0 => {
                         prop_assert!(trial.logs[0].admits(&largest, trial.now, cost.into()), "{} is over at {:?}", cost, now);
                         trial.record(now, Permit { at, cost });

@@ -67,7 +67,7 @@ pub(crate) trait KeyPath {
     fn peek(store: &Store, hash: u64, now: Now, cost: u32) -> (Verdict, Left);
 
     /// Gives back permits. `false` if that must be done elsewhere.
-    fn refund(store: &Store, hash: u64, is_async: bool, permit: Permit) -> bool;
+    fn refund(store: &Store, hash: u64, now: impl FnOnce() -> Now, permit: Permit) -> bool;
 }
 
 /// A token bucket in one word.
@@ -133,9 +133,9 @@ macro_rules! key_path {
             }
 
             #[inline(always)]
-            fn refund($store: &Store, hash: u64, is_async: bool, permit: Permit) -> bool {
+            fn refund($store: &Store, hash: u64, now: impl FnOnce() -> Now, permit: Permit) -> bool {
                 let $pattern = $of else { return false };
-                let now = if $by_time { $store.now_for(is_async) } else { Now::exactly(permit.at) };
+                let now = if $by_time { now() } else { Now::exactly(permit.at) };
                 let Ok(mut reached) = $table.try_reach::<false>(hash) else { return false };
                 let Some(state) = reached.state() else { return false };
                 state.refund(&$form, 0, &$store.rule, now, permit);
@@ -160,7 +160,7 @@ pub(super) fn take_by<P: KeyPath>(store: &Store, hash: u64, now: Now, cost: u32)
 /// See [`KeyPath::refund`].
 #[inline(never)]
 pub(super) fn refund_by<P: KeyPath>(store: &Store, hash: u64, is_async: bool, permit: Permit) -> bool {
-    P::refund(store, hash, is_async, permit)
+    P::refund(store, hash, || store.now_for(is_async), permit)
 }
 
 /// What is left after a call by one limit.

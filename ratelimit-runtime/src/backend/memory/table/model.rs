@@ -57,7 +57,8 @@ impl<S: Formed> Shared<S> {
             With::Done(taken) => Some(taken),
             _ => None,
         };
-        self.table.try_with(hash, take).or_else(usual).or_else(|| {
+        let fast = || Some(self.judge(self.table.try_reach::<false>(hash).ok()?.state()?));
+        fast().or_else(usual).or_else(|| {
             self.table.evict(self.context(), hash, now(), false);
             usual()
         })
