@@ -225,7 +225,9 @@ impl<P, S, const W: usize> In<P, S, W> {
 impl<S: State, P: Place<S, W>, const W: usize> Tables for In<P, S, W> {
     fn try_take(&self, store: &Store, hash: u64, call: &Call<'_>, now: Now, tells: bool) -> Option<(Verdict, Left)> {
         let (table, form) = P::of(store)?;
-        Some(Take { tells }.run(call, table.try_reach::<false>(hash).ok()?.state()?, form, now))
+        let mut reached = table.try_reach::<false>(hash).ok()?;
+        let state = reached.state()?;
+        Some(Take { tells }.run(call, state, form, now))
     }
 
     fn take_key(&self, store: &Store, hash: u64, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
