@@ -51,6 +51,8 @@ const REMEMBERED: usize = 64;
 struct Other {
     /// The rules of a call.
     rules: fn(&RuleSet, Option<&[Limit]>, &mut Option<Others>),
+    /// See [`RuleSet::expect_read`].
+    expect: fn(&RuleSet, &Store, &[Rule]),
     /// See [`RuleSet::try_other`].
     take: TakeByOther,
 }
@@ -62,7 +64,7 @@ static OTHER: OnceLock<Other> = OnceLock::new();
 /// Call this before limits other than those written down apply to a call.
 #[inline]
 pub(in super::super) fn open_others() {
-    OTHER.get_or_init(|| Other { rules: RuleSet::other, take: RuleSet::take_by_other });
+    OTHER.get_or_init(|| Other { rules: RuleSet::other, expect: RuleSet::expect_other, take: RuleSet::take_by_other });
 }
 
 /// The rules of a call, if they are not as written.
@@ -125,6 +127,14 @@ impl RuleSet {
     #[cold]
     #[inline(never)]
     pub(super) fn expect_read(&self, store: &Store, rules: &[Rule]) {
+        if !self.are_written(rules)
+            && let Some(other) = OTHER.get()
+        {
+            (other.expect)(self, store, rules);
+        }
+    }
+
+    fn expect_other(&self, store: &Store, rules: &[Rule]) {
         let are_read = !self.are_written(rules) && (!self.are_replaced() || self.reads.varying() != 0);
         if are_read && !store.is_for(rules) {
             store.expect_others(rules);
@@ -275,7 +285,7 @@ impl RuleSet {
         };
         let Some([rule]) = rules.as_deref() else { return Attempt::Contended };
         if read.is_some() && !store.varies() {
-            self.expect_read(store, std::slice::from_ref(rule));
+            self.expect_other(store, std::slice::from_ref(rule));
         }
         store.try_take_by(hash, rule, now, cost)
     }
