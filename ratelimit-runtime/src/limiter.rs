@@ -31,7 +31,7 @@ pub(crate) use block::{Blockable, Journal, pause, start_pause};
 pub use builder::{InvalidLimiter, RateLimiterBuilder};
 pub(crate) use call::{Call, Wait};
 use core::Contains;
-pub(crate) use core::{Core, Settings, Tried};
+pub(crate) use core::{Core, Settings};
 pub(crate) use decide::{Begun, BegunHeld, Holding};
 pub(crate) use elsewhere::open as open_elsewhere;
 pub use settle::CallPermit;

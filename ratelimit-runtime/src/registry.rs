@@ -7,8 +7,9 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, MutexGuard};
 
+use crate::error::Name;
 use crate::limit::Limit;
-use crate::limiter::{Core, InvalidLimiter, Settings, Tried};
+use crate::limiter::{Core, InvalidLimiter, Settings};
 use crate::observe;
 
 /// One lock for both, so that limits set during a limiter's first use reach it.
@@ -16,6 +17,7 @@ static REGISTRY: Mutex<Registry> = Mutex::new(Registry {
     limiters: Vec::new(),
     gone: 0,
     replaced: BTreeMap::new(),
+    replace: None,
     #[cfg(feature = "configuration")]
     configured: Vec::new(),
 });
@@ -24,11 +26,13 @@ static REGISTRY: Mutex<Registry> = Mutex::new(Registry {
 static HAS_NAMESAKES: AtomicBool = AtomicBool::new(false);
 
 struct Registry {
-    limiters: Vec<Weak<Core>>,
+    limiters: Vec<Listed>,
     /// How many of `limiters` are dropped.
     gone: usize,
     /// Settings by name, for limiters that are first used later.
     replaced: BTreeMap<String, Replaced>,
+    /// [`Registry::replace_settings`], which only programs that replace settings contain.
+    replace: Option<fn(&mut Registry, &Core)>,
     /// The names in the last document of settings.
     #[cfg(feature = "configuration")]
     configured: Vec<String>,
@@ -37,14 +41,50 @@ struct Registry {
 impl Registry {
     /// The limiters that are not dropped. Drop the result without the lock: a last handle takes it.
     fn alive(&self) -> Vec<Arc<Core>> {
-        self.limiters.iter().filter_map(Weak::upgrade).collect()
+        self.limiters.iter().filter_map(|listed| listed.core.upgrade()).collect()
+    }
+
+    /// Applies the settings for the name of a limiter that nothing has called yet, so that no call
+    /// waits.
+    fn replace_settings(&mut self, core: &Core) {
+        if let Some(replaced) = self.replaced.get_mut(core.name()) {
+            replaced.is_used = true;
+            let _nothing_tried_before = core.configure(&replaced.settings);
+        }
+    }
+}
+
+/// A limiter, and what is compared with others'.
+struct Listed {
+    core: Weak<Core>,
+    name: Name,
+    is_named: bool,
+    location: Option<&'static Location<'static>>,
+}
+
+impl Listed {
+    fn of(core: &Arc<Core>) -> Listed {
+        let (name, location) = (core.shared_name(), core.options().location);
+        Listed { core: Arc::downgrade(core), name, is_named: core.is_named(), location }
+    }
+
+    fn is_alive(&self) -> bool {
+        self.core.strong_count() > 0
+    }
+
+    /// Whether both were given the same name.
+    fn is_namesake(&self, other: &Listed) -> bool {
+        self.is_named && other.is_named && self.name.as_str() == other.name.as_str()
+    }
+
+    /// Whether both have the same name and source location.
+    fn is_copy(&self, other: &Listed) -> bool {
+        self.location.is_some() && self.location == other.location && self.name.as_str() == other.name.as_str()
     }
 }
 
 struct Replaced {
     settings: Settings,
-    /// [`Core::configure`], which only programs that replace settings contain.
-    configure: fn(&Core, &Settings) -> Option<Arc<Tried>>,
     /// Whether a limiter has had the name.
     is_used: bool,
 }
@@ -86,21 +126,24 @@ pub struct LimiterInfo {
 }
 
 pub(crate) fn add(core: &Arc<Core>) {
+    let listed = Listed::of(core);
     let mut registry = REGISTRY.lock();
-    let all = registry.alive();
-    registry.limiters.push(Arc::downgrade(core));
-    if let Some(replaced) = registry.replaced.get_mut(core.name()) {
-        replaced.is_used = true;
-        // No waiters to wake: nothing has called the limiter yet.
-        let _nothing_tried_before = (replaced.configure)(core, &replaced.settings);
+    let (mut has_namesake, mut copies) = (false, 0);
+    for other in registry.limiters.iter().filter(|other| other.is_alive()) {
+        has_namesake |= other.is_namesake(&listed);
+        copies += usize::from(other.is_copy(&listed));
     }
-    if all.iter().any(|other| are_namesakes(other, core)) {
+    registry.limiters.push(listed);
+    if let Some(replace) = registry.replace {
+        replace(&mut registry, core);
+    }
+    if has_namesake {
         HAS_NAMESAKES.store(true, Ordering::Relaxed);
     }
-    // Outside the lock: reporting runs foreign code, and so may dropping a limiter's last handle.
+    // Outside the lock: reporting runs foreign code.
     drop(registry);
     // Reported once, however many copies follow.
-    if all.iter().filter(|other| is_copy(other, core)).count() == 1
+    if copies == 1
         && let Some(location) = core.options().location
     {
         observe::copied(core.name(), location);
@@ -112,14 +155,9 @@ pub(crate) fn count_gone() {
     let mut registry = REGISTRY.lock();
     registry.gone += 1;
     if registry.gone * 2 >= registry.limiters.len() {
-        registry.limiters.retain(|limiter| limiter.strong_count() > 0);
+        registry.limiters.retain(Listed::is_alive);
         registry.gone = 0;
     }
-}
-
-/// Whether both have the same name and source location.
-fn is_copy(one: &Core, other: &Core) -> bool {
-    one.options().location.is_some() && one.options().location == other.options().location && one.name() == other.name()
 }
 
 /// Whether both were given the same name.
@@ -231,10 +269,11 @@ fn set_in<'a, F: FnOnce(&mut Settings)>(
     mut registry: MutexGuard<'_, Registry>,
     changes: impl IntoIterator<Item = (&'a str, F)>,
 ) {
+    registry.replace = Some(Registry::replace_settings);
     let all = registry.alive();
     let mut touched = Vec::new();
     for (name, change) in changes {
-        let unused = || Replaced { settings: Settings::AS_WRITTEN, configure: Core::configure, is_used: false };
+        let unused = || Replaced { settings: Settings::AS_WRITTEN, is_used: false };
         let replaced = registry.replaced.entry(name.to_owned()).or_insert_with(unused);
         change(&mut replaced.settings);
         for core in all.iter().filter(|core| core.name() == name) {

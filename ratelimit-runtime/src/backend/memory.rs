@@ -38,6 +38,7 @@ mod unkeyed;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock, Weak};
 
@@ -143,6 +144,11 @@ impl Shared {
     /// The weights of the hash of keys.
     fn weights(&self) -> &'static Weights {
         self.weights.get().copied().unwrap_or_else(Weights::of_process)
+    }
+
+    /// A new store. Its memory is allocated first: no code here drops a store.
+    fn make(self: &Arc<Shared>, name: Option<String>, written: &Written) -> Arc<Store> {
+        Arc::new_cyclic(|_| Store::new(Arc::clone(self), name, written.clone()))
     }
 
     /// Sweeps a few slots of the next store in turn, which may no longer be called. Returns whether
@@ -251,7 +257,7 @@ impl MemoryBackend {
     }
 
     fn bounded(max_keys: usize, when_full: WhenFull) -> MemoryBackend {
-        let shared = Shared {
+        let shared = |_: &Weak<Shared>| Shared {
             bound: Bound::new(max_keys, when_full),
             stores: Mutex::default(),
             largest: Mutex::default(),
@@ -261,7 +267,8 @@ impl MemoryBackend {
             reviving: Mutex::default(),
             copying: Mutex::default(),
         };
-        MemoryBackend { shared: Arc::new(shared) }
+        // Allocated first, as in `Shared::make`.
+        MemoryBackend { shared: Arc::new_cyclic(shared) }
     }
 
     /// The most buckets that the backend keeps.
@@ -298,16 +305,17 @@ impl MemoryBackend {
                 Err(unchanged) => stores = unchanged,
             }
         }
-        let store = Arc::new(Store::new(Arc::clone(&self.shared), Some(identity.clone()), written.clone()));
+        let store = self.shared.make(Some(identity.clone()), written);
         stores.add(&store, &identity);
         store
     }
 
     /// The store of a limiter that shares it with no other.
     pub(crate) fn store_of_one(&self, written: &Written) -> Arc<Store> {
-        let store = Arc::new(Store::new(Arc::clone(&self.shared), None, written.clone()));
+        // A program whose limiters are never dropped contains no code that drops a store.
+        let store = ManuallyDrop::new(self.shared.make(None, written));
         self.shared.stores.lock().all.push(Arc::downgrade(&store));
-        store
+        ManuallyDrop::into_inner(store)
     }
 }
 

@@ -282,27 +282,32 @@ impl Call<'_> {
         Decision { limit, remaining, position, reset_after, waited, taken: Some(taken) }
     }
 
-    /// As [`denied`](Call::denied), for a call whose key has this text.
+    /// As [`refused`](Call::refused), for a call whose key has this text.
     #[cold]
     #[inline(never)]
-    pub(super) fn denied_of(
+    pub(super) fn refused_of(
         &self,
         text: &dyn Fn() -> KeyText,
         limit: Limit,
         refusal: Refusal,
-    ) -> Result<Decision, RateLimitExceeded> {
+    ) -> Result<(), RateLimitExceeded> {
         let text = text();
-        Call { key: text.shown(), ..*self }.denied(limit, refusal)
+        Call { key: text.shown(), ..*self }.refused(limit, refusal)
     }
 
-    /// The outcome of a denied call: counted, reported, and an error unless in a dry run.
+    /// The outcome of a denied call.
     pub(super) fn denied(self, limit: Limit, refusal: Refusal) -> Result<Decision, RateLimitExceeded> {
+        self.refused(limit, refusal).map(|()| self.free())
+    }
+
+    /// Counts and reports a denied call. An error unless in a dry run.
+    fn refused(self, limit: Limit, refusal: Refusal) -> Result<(), RateLimitExceeded> {
         let exceeded = || self.core.refused(limit, refusal);
         if self.is_counted() {
             self.core.denied();
             self.core.tell_denied(exceeded, self.cost, self.key);
             if self.core.dry_run() {
-                return Ok(self.free());
+                return Ok(());
             }
             #[cfg(any(feature = "tower", feature = "actix-web"))]
             crate::response_context::denied(

@@ -9,6 +9,7 @@ mod rules;
 mod stores;
 
 use std::fmt::Write as _;
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -36,7 +37,7 @@ use requests::Refunds;
 use rules::RuleSet;
 use stores::Stores;
 
-pub(crate) use modes::{Settings, Tried};
+pub(crate) use modes::Settings;
 pub(super) use parts::{Each, Part};
 pub(super) use requests::{Question, send, send_async};
 pub(super) use rules::{Others, kinds_of, kinds_of_one, open_others};
@@ -68,25 +69,29 @@ pub(crate) struct Core {
 
 impl Core {
     pub(crate) fn new(resolved: Resolved, contains: Contains) -> Arc<Core> {
-        let core = Arc::new(Core::of(resolved, None, contains));
+        // Allocated first, and kept if the rest fails: no code here drops a core, and a program whose
+        // limiters are never dropped contains none that does.
+        let core = ManuallyDrop::new(Arc::new_cyclic(|_| Core::of(resolved, None, contains)));
         registry::add(&core);
-        core
+        ManuallyDrop::into_inner(core)
     }
 
     /// `shape` is that of a part of a limiter.
     fn of(resolved: Resolved, shape: Option<String>, contains: Contains) -> Core {
         let Resolved { name, named, limits, groups, reads, options, backend } = resolved;
+        let (activity, groups, is_part) = (Activity::new(name.as_str()), groups.into(), shape.is_some());
+        let (identity, rules) = (Identity::new(name, named, shape), RuleSet::new(&limits, reads));
         Core {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-            rules: RuleSet::new(&limits, reads),
+            rules,
             stores: Stores::new(backend),
             refunds: Refunds::new(),
             modes: Modes::new(options.dry_run),
-            activity: Activity::new(name.as_str()),
-            is_part: shape.is_some(),
-            identity: Identity::new(name, named, shape),
+            activity,
+            is_part,
+            identity,
             options,
-            groups: groups.into(),
+            groups,
             each: OnceCell::new(),
             replacing: Mutex::new(()),
             contains,

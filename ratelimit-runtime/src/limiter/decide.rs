@@ -144,7 +144,7 @@ impl<'a> Call<'a> {
     #[inline(never)]
     fn denied_by_other(&self, text: Text<'_>, until: u64, now: Now) -> Result<(), RateLimitExceeded> {
         let limit = self.core.with_rules(self.limits, |rules| rules[0].limit);
-        self.denied_of(text, limit, refusal(until, Left::default(), now)).map(drop)
+        self.refused_of(text, limit, refusal(until, Left::default(), now))
     }
 
     /// Whether the call may wait if it is denied. `None` if it must wait without asking first,
@@ -167,7 +167,7 @@ impl<'a> Call<'a> {
         text: Text<'_>,
         take: impl Fn(&Ask<'_>, Now) -> (Verdict, Left),
         admitted: impl FnOnce(&[Rule], u64, Left) -> R,
-        unlimited: impl FnOnce(Decision) -> R,
+        unlimited: impl FnOnce() -> R,
     ) -> Option<Result<R, RateLimitExceeded>> {
         let may_wait = self.may_wait()?;
         self.core.with_ask(store, self.limits, self.cost, |ask| {
@@ -175,7 +175,7 @@ impl<'a> Call<'a> {
                 (Verdict::Admitted { at }, left) => Some(Ok(admitted(ask.call.rules, at, left))),
                 (Verdict::Denied { until, position }, left) if !may_wait => {
                     let limit = ask.call.rules[usize::from(position)].limit;
-                    Some(self.denied_of(text, limit, refusal(until, left, now)).map(unlimited))
+                    Some(self.refused_of(text, limit, refusal(until, left, now)).map(|()| unlimited()))
                 }
                 (Verdict::Denied { .. } | Verdict::Undecided, _) => None,
             }
@@ -192,7 +192,7 @@ impl<'a> Call<'a> {
         now: Now,
     ) -> Option<Result<(), RateLimitExceeded>> {
         let take = |ask: &Ask<'_>, now| store.take(address, ask, now, false);
-        self.ask(store, now, text, take, |_, _, _| self.core.allowed(), drop)
+        self.ask(store, now, text, take, |_, _, _| self.core.allowed(), || ())
     }
 
     /// Takes permits that the outcome of the body keeps or gives back. `None` if they must be taken
@@ -220,7 +220,7 @@ impl<'a> Call<'a> {
             self.core.allowed();
             Holding::Memory(self.held(store, address, at, resets, kinds_of(rules)))
         };
-        self.ask(store, self.now(store), text, take, held, |_| Holding::Nothing)
+        self.ask(store, self.now(store), text, take, held, || Holding::Nothing)
     }
 
     /// As [`hold`](Call::hold), for a future.
@@ -324,7 +324,7 @@ impl<'a> Call<'a> {
             if self.peek { store.peek(address, ask, now) } else { store.take(address, ask, now, true) }
         };
         let decision = |rules: &[Rule], at, left| self.admitted(store, address, rules, at, resets, left, now, 0);
-        self.ask(store, now, text, take, decision, |decision| decision)
+        self.ask(store, now, text, take, decision, || self.free())
     }
 
     #[inline(never)]
@@ -430,7 +430,7 @@ fn tell_by<P: KeyPath, const PEEKS: bool>(
         }
         // A denial that ends within this reading of the clock does not count yet.
         (Verdict::Denied { until, .. }, left) if until > now.latest => {
-            call.denied_of(&|| asked.text(), store.limit(), refusal(until, left, now))
+            call.refused_of(&|| asked.text(), store.limit(), refusal(until, left, now)).map(|()| call.free())
         }
         _ => asked.decide(),
     }
@@ -483,7 +483,7 @@ fn refuse<K: RateLimitKey>(core: &Arc<Core>, key: &K, refusal: Refusal) -> Resul
 #[cold]
 #[inline(never)]
 fn refuse_and_report<K: RateLimitKey>(core: &Arc<Core>, key: &K, refusal: Refusal) -> Result<(), RateLimitExceeded> {
-    Call::new(core).denied_of(&|| KeyText::of(key), core.written(refusal.position), refusal).map(drop)
+    Call::new(core).refused_of(&|| KeyText::of(key), core.written(refusal.position), refusal)
 }
 
 /// The call of a future that needs only yes or no.

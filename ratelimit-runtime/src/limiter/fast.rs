@@ -272,18 +272,30 @@ fn admit_key_at<C: Paid>(core: &Core, fast: &Fast, hash: u64, now: Now, cost: C)
 /// For limiters that are never called with a key.
 pub(super) const NO_KEYS: Contains =
     Contains { states: States::NO_KEYS, fast: |store| [unkeyed(store.form()), NOTHING], store: own_store };
-/// The same of one sliding window up to 64.
-pub(super) const PERMITS_WITHOUT_KEYS: Contains =
-    Contains { states: States::PERMITS_WITHOUT_KEYS, fast: |_| [form::<PermitsForm>(), NOTHING], store: own_store };
+/// The same of one sliding window up to 64, whose calls take one permit each.
+pub(super) const PERMITS_WITHOUT_KEYS: Contains = Contains {
+    states: States::PERMITS_WITHOUT_KEYS,
+    fast: |_| [form::<PermitsForm>().of_one(), NOTHING],
+    store: own_store,
+};
 /// The same of one larger sliding window.
-pub(super) const WINDOW_WITHOUT_KEYS: Contains =
-    Contains { states: States::WINDOW_WITHOUT_KEYS, fast: |_| [form::<WindowForm>(), NOTHING], store: own_store };
-/// For one sliding window up to 64.
-pub(super) const PERMITS: Contains =
-    Contains { states: States::PERMITS, fast: |_| [form::<PermitsForm>(), key_path::<WindowPath>()], store: own_store };
+pub(super) const WINDOW_WITHOUT_KEYS: Contains = Contains {
+    states: States::WINDOW_WITHOUT_KEYS,
+    fast: |_| [form::<WindowForm>().of_one(), NOTHING],
+    store: own_store,
+};
+/// For one sliding window up to 64, whose calls take one permit each.
+pub(super) const PERMITS: Contains = Contains {
+    states: States::PERMITS,
+    fast: |_| [form::<PermitsForm>().of_one(), key_path::<WindowPath>().of_one()],
+    store: own_store,
+};
 /// For one larger sliding window.
-pub(super) const WINDOW: Contains =
-    Contains { states: States::WINDOW, fast: |_| [form::<WindowForm>(), key_path::<WindowPath>()], store: own_store };
+pub(super) const WINDOW: Contains = Contains {
+    states: States::WINDOW,
+    fast: |_| [form::<WindowForm>().of_one(), key_path::<WindowPath>().of_one()],
+    store: own_store,
+};
 /// For all others.
 pub(super) const ANY: Contains = Contains {
     states: States::ANY,
@@ -318,6 +330,13 @@ fn unkeyed(kind: FormKind) -> Paths {
 
 fn form<F: Form + Default>() -> Paths {
     Paths { one: admit_form::<F, OnePermit>, some: admit_form::<F, u32> }
+}
+
+impl Paths {
+    /// For limiters whose calls take one permit each.
+    fn of_one(self) -> Paths {
+        Paths { some: NOTHING.some, ..self }
+    }
 }
 
 /// A cost that has a path.

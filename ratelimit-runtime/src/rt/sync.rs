@@ -61,10 +61,6 @@ impl<T> Lock<T> {
     #[cold]
     #[inline(never)]
     fn wait(&self) -> Guard<'_, T> {
-        /// Attempts before the thread yields, and before it sleeps.
-        const SPINS: u32 = 1_000;
-        const YIELDS: u32 = SPINS + 1_000;
-        const SLEEP: std::time::Duration = std::time::Duration::from_micros(50);
         let mut tries = 0_u32;
         loop {
             tries = tries.saturating_add(1);
@@ -74,14 +70,25 @@ impl<T> Lock<T> {
             {
                 return guard;
             }
-            if tries <= SPINS {
-                std::hint::spin_loop();
-            } else if tries <= YIELDS {
-                std::thread::yield_now();
-            } else {
-                std::thread::sleep(SLEEP);
-            }
+            pause(tries);
         }
+    }
+}
+
+/// What a thread does between two attempts to lock.
+#[cfg(not(loom_model))]
+#[inline(never)]
+fn pause(tries: u32) {
+    /// Attempts before the thread yields, and before it sleeps.
+    const SPINS: u32 = 1_000;
+    const YIELDS: u32 = SPINS + 1_000;
+    const SLEEP: std::time::Duration = std::time::Duration::from_micros(50);
+    if tries <= SPINS {
+        std::hint::spin_loop();
+    } else if tries <= YIELDS {
+        std::thread::yield_now();
+    } else {
+        std::thread::sleep(SLEEP);
     }
 }
 

@@ -120,13 +120,14 @@ fn place(key: u64) -> (usize, u64) {
 }
 
 impl Holds {
+    #[inline]
     pub(super) fn new(most: usize) -> Holds {
         Holds {
             has_any: AtomicBool::new(false),
             first_end: AtomicU64::new(u64::MAX),
             most: most.max(1),
-            ends: Mutex::default(),
-            changed: Mutex::default(),
+            ends: Mutex::new(BTreeSet::new()),
+            changed: Mutex::new(None),
             shards: OnceLock::new(),
         }
     }

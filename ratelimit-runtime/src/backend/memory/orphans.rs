@@ -199,7 +199,7 @@ impl MemoryBackend {
         }
         let Some(Orphans::Retired(retired)) = stores.orphans().adopt(identity) else { return Err(stores) };
         let (shared, retired) = (Arc::clone(&self.shared), Arc::unwrap_or_clone(retired));
-        let store = Arc::new(Store::revive(shared, Some(identity.to_owned()), retired));
+        let store = Arc::new_cyclic(|_| Store::revive(shared, Some(identity.to_owned()), retired));
         stores.add(&store, identity);
         Ok(store)
     }
@@ -224,7 +224,7 @@ impl MemoryBackend {
         stores.orphans().reviving.insert(identity.to_owned(), Arc::clone(&saved));
         drop(stores);
         let shared = Arc::clone(&self.shared);
-        let store = Arc::new(saved.revive(shared, identity, written.clone(), now));
+        let store = Arc::new_cyclic(|_| saved.revive(shared, identity, written.clone(), now));
         let mut stores = self.shared.stores.lock();
         stores.orphans().reviving.remove(identity);
         stores.add(&store, identity);
@@ -272,15 +272,7 @@ impl Drop for Leaves {
 pub(crate) fn release(store: Arc<Store>) {
     match RELEASE.get() {
         Some(release) => release(store),
-        None => drop_without_heir(store),
-    }
-}
-
-fn drop_without_heir(store: Arc<Store>) {
-    let shared = Arc::clone(&store.shared);
-    if let Some(last) = Arc::into_inner(store) {
-        drop(last);
-        shared.stores.lock().count_gone();
+        None => drop(store),
     }
 }
 

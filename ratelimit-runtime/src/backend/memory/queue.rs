@@ -4,6 +4,7 @@
 //! does so: the waiting call itself, another call, or the timer. So a future that is not polled
 //! delays no other call, and a dropped future leaves nothing behind.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use crate::decision::Address;
@@ -122,6 +123,44 @@ pub(crate) enum Parted {
 impl How {
     fn is(&self, limits: &Arc<dyn Limits>, by_timer: bool) -> bool {
         self.by_timer == by_timer && Arc::ptr_eq(&self.limits, limits)
+    }
+}
+
+/// A [`Queue`] behind a pointer, because few programs contain the code that drops one.
+pub(crate) struct BoxedQueue(Box<dyn HasQueue>);
+
+trait HasQueue: Send {
+    fn queue(&self) -> &Queue;
+    fn queue_mut(&mut self) -> &mut Queue;
+}
+
+impl HasQueue for Queue {
+    fn queue(&self) -> &Queue {
+        self
+    }
+
+    fn queue_mut(&mut self) -> &mut Queue {
+        self
+    }
+}
+
+impl Default for BoxedQueue {
+    fn default() -> BoxedQueue {
+        BoxedQueue(Box::new(Queue::default()))
+    }
+}
+
+impl Deref for BoxedQueue {
+    type Target = Queue;
+
+    fn deref(&self) -> &Queue {
+        self.0.queue()
+    }
+}
+
+impl DerefMut for BoxedQueue {
+    fn deref_mut(&mut self) -> &mut Queue {
+        self.0.queue_mut()
     }
 }
 

@@ -136,14 +136,18 @@ pub(crate) struct Ask<'a> {
 impl Store {
     pub(super) fn new(shared: Arc<Shared>, name: Option<String>, written: Written) -> Store {
         let Written { rules, backoff, varies, .. } = &written;
+        let rule = rules[0];
+        let most = if rules.len() == 1 && backoff.is_none() { rule.capacity() } else { 0 };
+        let clock = clock::clock();
+        // What can fail comes before, so that no code here drops buckets.
         let Made { forms, unkeyed, keyed, tables, hasher } = (written.states.0)(&shared, &written);
         let kind = keyed.kind(*varies);
         Store {
             name,
-            rule: rules[0],
-            most: if rules.len() == 1 && backoff.is_none() { rules[0].capacity() } else { 0 },
+            rule,
+            most,
             kind,
-            clock: clock::clock(),
+            clock,
             hasher,
             unkeyed,
             forms,

@@ -6,7 +6,7 @@ use std::hash::BuildHasherDefault;
 
 use super::WhenFull;
 use super::fingerprint::{Fingerprint, fingerprint};
-use super::queue::Queue;
+use super::queue::{BoxedQueue, Queue};
 use super::slots::{self, Place, Slots};
 use super::state::{Standing, State};
 use crate::algorithm::Rule;
@@ -131,7 +131,7 @@ struct Shard<S, const W: usize> {
 #[derive(Default)]
 struct Rest {
     /// Waiting calls, by the fingerprint of their key.
-    queues: HashMap<u64, Box<Queue>, BuildHasherDefault<Fingerprint>>,
+    queues: HashMap<u64, BoxedQueue, BuildHasherDefault<Fingerprint>>,
     /// The line that was swept last.
     cursor: usize,
     /// When the current round of sweeps began, and how long the last round took.
@@ -359,7 +359,7 @@ impl<S: State, const W: usize> Table<S, W> {
     }
 
     /// Hands a key's state and its waiting calls over to `to`, under the lock.
-    pub(super) fn hand_over(&self, hash: u64, to: impl FnOnce(S, Option<Box<Queue>>)) {
+    pub(super) fn hand_over(&self, hash: u64, to: impl FnOnce(S, Option<BoxedQueue>)) {
         let (Padded { shard, .. }, fingerprint) = self.padded(hash);
         let mut shard = shard.lock();
         let Some(place) = shard.slots.find(fingerprint) else { return };
@@ -371,7 +371,7 @@ impl<S: State, const W: usize> Table<S, W> {
     }
 
     /// Takes over a bucket from another table. It is counted already.
-    pub(super) fn take_over(&self, hash: u64, state: S, queue: Option<Box<Queue>>) {
+    pub(super) fn take_over(&self, hash: u64, state: S, queue: Option<BoxedQueue>) {
         let (Padded { shard, lines }, fingerprint) = self.padded(hash);
         let mut shard = shard.lock();
         if let Some(queue) = queue {

@@ -61,7 +61,7 @@ impl Core {
         self.identity.named
     }
 
-    pub(in super::super) fn shared_name(&self) -> Name {
+    pub(crate) fn shared_name(&self) -> Name {
         self.identity.name.clone()
     }
 

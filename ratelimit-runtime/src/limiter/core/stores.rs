@@ -1,5 +1,6 @@
 //! Where a limiter's buckets are: which store in memory or which backend, and by which clock.
 
+use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -123,8 +124,8 @@ pub(in super::super) enum Target<'a> {
 
 pub(in super::super) enum StoreRef<'a> {
     Shared(&'a Arc<Store>),
-    /// The store of a test.
-    Scoped(Arc<Store>),
+    /// The store of a test. Without `test-util` there is no scope: no code drops such a store.
+    Scoped(Arc<Store>, #[cfg_attr(feature = "test-util", expect(dead_code, reason = "see above"))] Scope),
 }
 
 impl Deref for StoreRef<'_> {
@@ -134,7 +135,7 @@ impl Deref for StoreRef<'_> {
     fn deref(&self) -> &Arc<Store> {
         match self {
             StoreRef::Shared(store) => store,
-            StoreRef::Scoped(store) => store,
+            StoreRef::Scoped(store, _) => store,
         }
     }
 }
@@ -192,7 +193,7 @@ impl Core {
     pub(in super::super) fn venue(&self, switches: Switches, is_async: bool) -> Venue<'_> {
         if let Some(scope) = scope::current(switches) {
             let target = match self.target(switches) {
-                Target::Memory(_) => Target::Memory(StoreRef::Scoped(self.scoped(&scope))),
+                Target::Memory(_) => Target::Memory(StoreRef::Scoped(self.scoped(&scope), scope.clone())),
                 remote @ Target::Remote(_) => remote,
             };
             return Venue { target, is_async, scope: Some(scope) };
@@ -234,7 +235,7 @@ impl Core {
     /// The buckets that take over if a backend fails.
     pub(in super::super) fn fallback(&self, venue: &Venue<'_>) -> StoreRef<'_> {
         if let Some(scope) = &venue.scope {
-            return StoreRef::Scoped(self.scoped(scope));
+            return StoreRef::Scoped(self.scoped(scope), scope.clone());
         }
         StoreRef::Shared(self.stores.local.get_or_init(|| self.store(process_memory(), None)))
     }
@@ -341,12 +342,13 @@ impl Core {
         let backoff = self.options.backoff;
         let states = self.contains.states;
         let written = Written { rules, backoff, varies, by: self.id, limiter: self.shared_name(), states };
-        let store = (self.contains.store)(self, memory, &written);
+        // As in `MemoryBackend::store_of_one`.
+        let store = ManuallyDrop::new((self.contains.store)(self, memory, &written));
         // Limiters of the same name may have another count, and limits may have been replaced.
         store.expect(self.rules.written());
         self.rules.prepare(&store);
         self.repeat_blocks(&store, scope);
-        store
+        ManuallyDrop::into_inner(store)
     }
 
     /// Makes the limiter's backend, which runs foreign code. Returns false if this thread is already

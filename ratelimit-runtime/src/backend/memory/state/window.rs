@@ -727,7 +727,6 @@ impl State for Window {
         true
     }
 
-    #[inline]
     fn fits_at(&self, groups: &Groups, _: usize, rule: &Rule, now: Now, cost: u32) -> u64 {
         if groups.holds(rule) {
             on_log!(self, log => log.fits_at(groups, rule, cost), mixed => mixed.earliest(rule, now.earliest, cost))

@@ -49,46 +49,62 @@ impl States {
     /// For a limiter that is never called with a key.
     pub(crate) const NO_KEYS: States = States(|_, written| {
         open_thorough_without_keys();
-        Made::of(written.forms(), |forms| Unkeyed::new(&written.rules, forms, written.is_plain()))
+        Made::of(written.forms(), |forms| Unkeyed::new(&written.rules, forms, written.is_plain()), |_| Keys::none())
     });
     /// The same of one sliding window up to 64, without `backoff`.
-    pub(crate) const PERMITS_WITHOUT_KEYS: States = States(|_, written| Made::of_window(written, Unkeyed::permits));
+    pub(crate) const PERMITS_WITHOUT_KEYS: States =
+        States(|_, written| Made::of_window(written, Unkeyed::permits, Keys::none));
     /// The same of one larger sliding window.
-    pub(crate) const WINDOW_WITHOUT_KEYS: States = States(|_, written| Made::of_window(written, Unkeyed::window));
+    pub(crate) const WINDOW_WITHOUT_KEYS: States =
+        States(|_, written| Made::of_window(written, Unkeyed::window, Keys::none));
     /// For one sliding window up to 64, without `backoff`.
     pub(crate) const PERMITS: States =
-        States(|shared, written| Made::of_window(written, Unkeyed::permits).with_keys(shared, window(written)));
+        States(|shared, written| Made::of_window(written, Unkeyed::permits, || Keys::of_window(shared, written)));
     /// For one larger sliding window without `backoff`.
     pub(crate) const WINDOW: States =
-        States(|shared, written| Made::of_window(written, Unkeyed::window).with_keys(shared, window(written)));
+        States(|shared, written| Made::of_window(written, Unkeyed::window, || Keys::of_window(shared, written)));
     /// For all others.
     pub(crate) const ANY: States = States(|shared, written| {
         open_thorough();
-        let forms = written.forms();
-        let keys = any(written, &forms);
-        Made::of(forms, |forms| Unkeyed::new(&written.rules, forms, written.is_plain())).with_keys(shared, keys)
+        let unkeyed = |forms: &Forms| Unkeyed::new(&written.rules, forms, written.is_plain());
+        Made::of(written.forms(), unkeyed, |forms| Keys::of(shared, any(written, forms)))
     });
 }
 
 impl Made {
-    /// Without keys.
-    fn of(forms: Forms, unkeyed: impl FnOnce(&Forms) -> Unkeyed) -> Made {
-        Made {
-            unkeyed: unkeyed(&forms),
-            forms,
-            keyed: Keyed::Nothing,
-            tables: &In::<Nowhere, Words<1>, 4>::HERE,
-            hasher: Seed::UNUSED,
-        }
+    /// Keys come last, so that no code here drops their tables.
+    fn of(forms: Forms, unkeyed: impl FnOnce(&Forms) -> Unkeyed, keys: impl FnOnce(&Forms) -> Keys) -> Made {
+        let unkeyed = unkeyed(&forms);
+        let Keys { hasher, keyed, tables } = keys(&forms);
+        Made { forms, unkeyed, keyed, tables, hasher }
     }
 
-    fn of_window(written: &Written, unkeyed: fn(&Rule) -> Unkeyed) -> Made {
+    fn of_window(written: &Written, unkeyed: fn(&Rule) -> Unkeyed, keys: impl FnOnce() -> Keys) -> Made {
         let rule = &written.rules[0];
-        Made::of(Forms::of_window(rule), |_| unkeyed(rule))
+        Made::of(Forms::of_window(rule), |_| unkeyed(rule), |_| keys())
+    }
+}
+
+/// The part of [`Made`] with keys.
+struct Keys {
+    keyed: Keyed,
+    tables: &'static dyn Tables,
+    hasher: Seed<'static, 1>,
+}
+
+impl Keys {
+    fn none() -> Keys {
+        Keys { keyed: Keyed::Nothing, tables: &In::<Nowhere, Words<1>, 4>::HERE, hasher: Seed::UNUSED }
     }
 
-    fn with_keys(self, shared: &Shared, (keyed, tables): (Keyed, &'static dyn Tables)) -> Made {
-        Made { keyed, tables, hasher: Seed::of(shared.weights()), ..self }
+    fn of(shared: &Shared, (keyed, tables): (Keyed, &'static dyn Tables)) -> Keys {
+        Keys { hasher: Seed::of(shared.weights()), keyed, tables }
+    }
+
+    fn of_window(shared: &Shared, written: &Written) -> Keys {
+        let hasher = Seed::of(shared.weights());
+        let (keyed, tables) = window(written);
+        Keys { keyed, tables, hasher }
     }
 }
 
@@ -103,7 +119,8 @@ impl Written {
 }
 
 fn window(written: &Written) -> (Keyed, &'static dyn Tables) {
-    (Keyed::Window(Table::new(), Groups::new(&written.rules[0], written.varies)), &In::<InWindow, Window, 2>::HERE)
+    let groups = Groups::new(&written.rules[0], written.varies);
+    (Keyed::Window(Table::new(), groups), &In::<InWindow, Window, 2>::HERE)
 }
 
 fn any(written: &Written, forms: &Forms) -> (Keyed, &'static dyn Tables) {

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::super::WhenFull;
 use super::super::holds::Hold;
-use super::super::queue::{Joining, Parted, Queue, Seat, Turn};
+use super::super::queue::{BoxedQueue, Joining, Parted, Queue, Seat, Turn};
 use super::super::state::{Call, Fate, Full, Left, NEVER, Permit, State, Verdict};
 use super::super::table::{Table, With};
 use super::{Ask, Keyed, RETRY_WHEN_FULL, Store, TRIES, Written, on_table, open_thorough};
@@ -373,7 +373,7 @@ impl Store {
     /// in the usual table, it is moved first.
     fn perform_free(&self, hash: u64, errand: &mut Errand<'_>) -> With<Done> {
         let (table, rules, now) = (&self.open().table, &self.written.rules, errand.now);
-        let since = |queue: &Option<Box<Queue>>| queue.as_ref().map_or(now, |queue| queue.since(now));
+        let since = |queue: &Option<BoxedQueue>| queue.as_ref().map_or(now, |queue| queue.since(now));
         match &self.keyed {
             Keyed::Nothing => {}
             Keyed::One(from, layout) => from.hand_over(hash, |state, queue| {
