@@ -425,6 +425,23 @@ fn an_overrun_is_charged_to_the_limits_that_apply_when_it_is_settled() {
     }
 }
 
+/// The groups that held them are no longer on record, and others are.
+#[test]
+fn permits_taken_before_a_debt_do_not_come_back_to_its_last_charge() {
+    for backend in backends() {
+        for count in [6, 66] {
+            let limiter = RateLimiter::builder("behind a debt").limit(Limit::new(count, HOUR)).backend(backend.clone());
+            let (limiter, _clock) = (limiter.build().unwrap(), test_util::pause());
+            let call = limiter.check("a", 1).unwrap();
+            limiter.charge("a", 3 * count).unwrap();
+            let after = || limiter.peek("a", 1).unwrap_err().retry_after();
+            assert_eq!(after(), Some(4 * HOUR), "{limiter:?}");
+            limiter.refund(call).unwrap();
+            assert_eq!(after(), Some(4 * HOUR), "{limiter:?}");
+        }
+    }
+}
+
 /// Words in memory hold times since the process began.
 #[test]
 fn a_charge_counts_at_a_tests_time_from_before_the_process() {

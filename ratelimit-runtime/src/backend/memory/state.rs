@@ -17,6 +17,7 @@ use crate::algorithm::Rule;
 use crate::algorithm::offences::{Backoff, Offences};
 use crate::algorithm::record::LONGEST_DEBT;
 use crate::algorithm::token_bucket::TokenBucket;
+use crate::limit::Algorithm;
 use crate::queue::Ahead;
 use crate::rt::clock::Now;
 
@@ -475,7 +476,11 @@ impl Call<'_> {
     pub(super) fn give_back<S: State>(&self, state: &mut S, form: &S::Form, now: Now, permit: Permit) {
         state.prepare(form, self.rules, now);
         for (position, rule) in self.rules.iter().enumerate() {
-            state.refund(form, position, rule, now, permit);
+            // A debt drops groups that expire before its end, and the next one holds other permits.
+            let is_window = rule.limit.algorithm() == Algorithm::SlidingWindow;
+            if !(is_window && permit.at.saturating_add(rule.per()) <= self.floor.owed_until) {
+                state.refund(form, position, rule, now, permit);
+            }
         }
     }
 
