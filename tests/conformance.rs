@@ -779,6 +779,23 @@ mod scenarios {
         }
     }
 
+    pub(super) fn a_peek_begins_no_ban_and_keeps_none_from_beginning(stage: &Stage) {
+        let subject =
+            stage.with(&[Limit::new(1, SECOND), Limit::new(1, 2 * SECOND)], |builder| builder.ban(2 * SECOND));
+        let clock = test_util::pause();
+        assert_eq!(subject.admitted("a", 1), 1);
+        clock.advance(SECOND / 2);
+        assert_eq!(subject.peek("a", 1).unwrap_err().retry_after(), Some(SECOND * 3 / 2));
+        assert_eq!(subject.denied("a", 1), (ExceededKind::Limited, Some(2 * SECOND)));
+        assert_eq!(subject.denied("a", 1), (ExceededKind::Blocked, Some(2 * SECOND)));
+        // Of a limit and a ban that end together, the limit is told.
+        assert_eq!(subject.admitted("b", 1), 1);
+        for kind in [ExceededKind::Limited, ExceededKind::Blocked] {
+            let exceeded = subject.check("b", 1).unwrap_err();
+            assert_eq!((exceeded.kind(), exceeded.limit_index()), (kind, 1));
+        }
+    }
+
     pub(super) fn limits_changed_at_run_time_judge_what_is_on_record(stage: &Stage) {
         for algorithm in ALGORITHMS {
             let limit = |count| Limit::new(count, MINUTE).with_algorithm(algorithm);
@@ -1167,6 +1184,7 @@ macro_rules! staged_in_common {
                 a_blocked_key_is_denied_whatever_it_has_left,
                 a_call_that_waits_waits_for_the_end_of_a_block,
                 a_ban_lasts_as_long_as_it_says,
+                a_peek_begins_no_ban_and_keeps_none_from_beginning,
                 limits_changed_at_run_time_judge_what_is_on_record,
                 a_calendar_follows_the_clocks_of_its_zone,
                 calls_wait_for_the_next_windows_of_a_calendar,

@@ -537,6 +537,10 @@ pub(super) fn keep_denial(
     let (Some(denials), Some(bucket), Some(admitted_at)) = (backend.denials(), request.fingerprint, admitted_at) else {
         return;
     };
+    // A peek is no offence: the next call must still count as one.
+    if request.backoff.is_some() && matches!(request.action, Action::Peek { .. }) && !is_blocked {
+        return;
+    }
     // Calls on a blocked key, or on one banned for a fixed time, change nothing. Other denials
     // prolong the block. During a long block, one call per `initial` asks the backend.
     let (ban, longest) = match request.backoff {

@@ -338,7 +338,11 @@ impl Call<'_> {
                 blocked_until = offences.until;
             }
         }
-        let Judged { until, position, newest } = state.judge_all(form, self, as_of, blocked_until);
+        let Judged { mut until, mut position, newest } = state.judge_all(form, self, as_of, as_of.earliest);
+        // A limit that holds the call back as long is the one to tell.
+        if (HELD || self.backoff.is_some()) && blocked_until > until {
+            (until, position) = (blocked_until, None);
+        }
         if position.is_none() && until <= now.earliest {
             return Verdict::Admitted { at: now.latest.max(newest) };
         }
