@@ -663,6 +663,57 @@ mod scenarios {
         }
     }
 
+    pub(super) fn a_call_that_waited_learns_when_its_limit_is_idle(stage: &Stage) {
+        for algorithm in ALGORITHMS {
+            let subject = stage.subject(&[Limit::new(2, SECOND).with_algorithm(algorithm), Limit::new(9, 9 * SECOND)]);
+            let _clock = clock_at(1_795_951_900, Duration::ZERO);
+            assert_eq!(subject.admitted("a", 3), 2);
+            if let Some(waited) = subject.wait_at_most("a", 2, Duration::MAX).unwrap() {
+                assert_eq!(
+                    (waited.waited(), waited.limit_index(), waited.remaining()),
+                    (SECOND, 0, 0),
+                    "{algorithm:?}"
+                );
+                assert_eq!(waited.reset_after(), SECOND, "{algorithm:?}");
+            }
+        }
+    }
+
+    pub(super) fn a_call_of_cost_0_waits_for_the_end_of_a_block_and_for_no_debt(stage: &Stage) {
+        for algorithm in ALGORITHMS {
+            let subject = stage.subject(&[Limit::new(2, SECOND).with_algorithm(algorithm)]);
+            let clock = clock_at(1_795_951_900, Duration::ZERO);
+            let start = clock.now();
+            subject.charge("a", 5);
+            subject.block("a", SECOND / 2);
+            let waited = subject.wait_at_most("a", 0, SECOND).unwrap();
+            assert_eq!(clock.now().since(start), SECOND / 2, "{algorithm:?}");
+            if let Some(waited) = waited {
+                let idle_after = if algorithm == Algorithm::TokenBucket { 2_000 } else { 2_500 };
+                assert_eq!((waited.waited(), waited.remaining()), (SECOND / 2, 0), "{algorithm:?}");
+                assert_eq!(waited.reset_after(), Duration::from_millis(idle_after), "{algorithm:?}");
+            }
+            subject.block("b", SECOND / 2);
+            if let Some(waited) = subject.wait_at_most("b", 0, SECOND).unwrap() {
+                assert_eq!((waited.remaining(), waited.reset_after()), (2, Duration::ZERO), "{algorithm:?}");
+            }
+        }
+    }
+
+    pub(super) fn permits_given_back_do_not_delay_the_reset(stage: &Stage) {
+        let subject = stage.subject(&[Limit::new(9, SECOND)]);
+        let clock = test_util::pause();
+        let first = subject.check("a", 1).unwrap().decision;
+        clock.advance(SECOND / 4);
+        let (Some(first), Some(second)) = (first, subject.check("a", 1).unwrap().decision) else { return };
+        let reset = || subject.peek("a", 0).unwrap().reset_after();
+        assert_eq!(reset(), SECOND);
+        subject.refund("a", second);
+        assert_eq!(reset(), SECOND * 3 / 4);
+        subject.refund("a", first);
+        assert_eq!(reset(), Duration::ZERO);
+    }
+
     pub(super) fn backoff_doubles_and_forgives(stage: &Stage) {
         let subject = stage.with(&[Limit::new(1, SECOND)], |builder| builder.backoff(5 * SECOND, 20 * SECOND));
         let clock = test_util::pause();
@@ -1180,6 +1231,8 @@ macro_rules! staged_in_common {
                 a_debt_is_bounded_and_a_reset_forgets_it,
                 waiting_calls_wait_for_debts,
                 waiting_books_in_order,
+                a_call_that_waited_learns_when_its_limit_is_idle,
+                a_call_of_cost_0_waits_for_the_end_of_a_block_and_for_no_debt,
                 backoff_doubles_and_forgives,
                 a_blocked_key_is_denied_whatever_it_has_left,
                 a_call_that_waits_waits_for_the_end_of_a_block,
@@ -1199,6 +1252,7 @@ macro_rules! conformance_while_no_time_passes {
     ($($backend:ident: $make:expr $(, $other:ident)*;)*) => {$(
         staged_in_common! {
             $backend: $make, Front::Blocking, Front::Async, [
+                permits_given_back_do_not_delay_the_reset,
                 hostile_keys_are_keys_like_others,
                 keys_are_charged_together_or_not_at_all,
                 keys_are_peeked_at_given_back_and_reset,

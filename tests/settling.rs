@@ -442,6 +442,38 @@ fn permits_taken_before_a_debt_do_not_come_back_to_its_last_charge() {
     }
 }
 
+#[test]
+fn a_charge_tells_when_the_limit_is_idle_whatever_another_one_owes() {
+    let millis = Duration::from_millis;
+    let bucket = |count, per| Limit::new(count, millis(per)).with_algorithm(Algorithm::TokenBucket);
+    for backend in backends() {
+        // One limit charges the last permits while the other has none left, or after it is idle.
+        for (name, limits, cost, position, idle_after) in [
+            ("owed to the bucket", [Limit::new(3, millis(1_000)), bucket(6, 2_400).with_burst(1)], 3, 0, 1_000),
+            ("owed to the window", [Limit::new(8, millis(60_000)), bucket(4, 4_000)], 10, 1, 10_000),
+        ] {
+            let builder = limits.iter().fold(RateLimiter::builder(name), |builder, limit| builder.limit(*limit));
+            let (limiter, _clock) = (builder.backend(backend.clone()).build().unwrap(), test_util::pause());
+            let charged = limiter.charge("a", cost).unwrap();
+            let checked = limiter.check("a", 0).unwrap();
+            for told in [charged, checked] {
+                assert_eq!((told.remaining(), told.limit_index()), (0, position), "{limiter:?}");
+                assert_eq!(told.reset_after(), millis(idle_after), "{limiter:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_charge_of_nothing_tells_what_a_blocked_key_has_left() {
+    for backend in backends() {
+        let (limiter, _clock) = (limiter(backend), test_util::pause());
+        limiter.check("a", 4).unwrap();
+        limiter.block("a", HOUR).unwrap();
+        assert_eq!(limiter.charge("a", 0).unwrap().remaining(), 6);
+    }
+}
+
 /// Words in memory hold times since the process began.
 #[test]
 fn a_charge_counts_at_a_tests_time_from_before_the_process() {

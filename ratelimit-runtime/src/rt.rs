@@ -7,7 +7,6 @@
 //! | --- | --- | --- |
 //! | [`clock`] | `Instant`, quanta | a decision costs about as much as reading the monotonic clock; the processor's counter takes a third. quanta trusts the counter for good and cannot say how exact a reading is |
 //! | [`sync`] | `parking_lot` | uncontended, its spin lock saves a locked instruction, and these dominate the time of a decision; it also stands in for loom's |
-//! | `mutex` | `parking_lot` | off the decision path; programs contain the standard library's lock anyway, and not 4 KiB of another |
 //! | [`counts`] | one atomic | many threads raise a count that few read, so each has a cell of its own |
 //! | [`reply`] | tokio's oneshot | that one counts against a task's budget, which a thread that blocks inside a task never gets back; callers may be on any executor, or on none |
 //! | [`timer`] | the runtime's timer | there may be no runtime, it may have no timers, or a test may have paused its clock |

@@ -201,7 +201,7 @@ impl State {
     /// When no limit that charged the state needs it any more.
     fn kept_until(&self, rule: &Rule) -> u64 {
         match self {
-            State::Sliding(window) => window.fresh_at(window.longest.max(rule.per())),
+            State::Sliding(window) => window.kept_until(window.longest.max(rule.per())),
             State::Token(bucket) => bucket.converted(rule).fresh_at(rule),
             State::Fixed(window) => window.kept_until(rule),
         }
@@ -409,7 +409,7 @@ impl Record {
             return Err(refusal);
         }
         if cost == 0 {
-            return Ok(view.told(self.permit(found.at, 0, None), now));
+            return Ok(view.told(self.permit(found.at, 0, None), found.at));
         }
         if backoff.is_none() {
             self.offences = Offences::default();
@@ -466,7 +466,7 @@ impl Record {
         match view.find(ask.backoff, ask.cost, now) {
             Ok(found) if found.at - now <= ask.max_wait => {
                 let permit = copy.permit(found.at, 0, None);
-                Ok(if ask.cost == 0 { view.told(permit, now) } else { view.admission(permit) })
+                Ok(if ask.cost == 0 { view.told(permit, found.at) } else { view.admission(permit) })
             }
             Ok(found) => {
                 let is_blocked = copy.is_blocked(ask.backoff, now);
@@ -728,11 +728,11 @@ impl View<'_> {
         Admission { permit, limit, remaining, fresh_at }
     }
 
-    /// As [`admission`](View::admission), of a call that takes nothing: nothing is left while
-    /// charges lie ahead.
-    fn told(&self, permit: Permit, now: u64) -> Admission {
+    /// As [`admission`](View::admission), of a call that takes nothing: nothing is left if charges
+    /// lie ahead of the time `by`.
+    fn told(&self, permit: Permit, by: u64) -> Admission {
         let admission = self.admission(permit);
-        Admission { remaining: if self.record.newest > now { 0 } else { admission.remaining }, ..admission }
+        Admission { remaining: if self.record.newest > by { 0 } else { admission.remaining }, ..admission }
     }
 
     fn refusal(&self, limit: usize, now: u64, admitted_at: Option<u64>) -> Refusal {

@@ -142,6 +142,13 @@ impl SlidingWindow {
 
     /// When no permit counts any more, for this period.
     pub(crate) fn fresh_at(&self, per: u64) -> u64 {
+        let newest = self.groups.iter().rev().find(|group| group.permits > 0);
+        newest.map_or(0, |newest| newest.at.saturating_add(per))
+    }
+
+    /// When the groups are no longer needed, for this period: an empty one keeps the places of
+    /// those before it.
+    pub(crate) fn kept_until(&self, per: u64) -> u64 {
         self.groups.last().map_or(0, |last| last.at.saturating_add(per))
     }
 

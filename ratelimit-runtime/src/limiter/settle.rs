@@ -9,7 +9,7 @@ use super::call::{Call, position_u8};
 use super::core::{Core, Target};
 use super::decide::Holding;
 use crate::backend::memory::{Left, Permit, Store};
-use crate::backend::{Action, Answer, Outcome, Request};
+use crate::backend::{Action, Admitted, Answer, Denied, Outcome, Request};
 use crate::decision::{Address, Decision, Held, Place, Taken};
 use crate::error::BackendError;
 use crate::guard::Guard;
@@ -137,11 +137,14 @@ impl Sending {
 
     /// What the answer to a charge says.
     fn charged(&self, core: &Core, answer: &Answer) -> Option<Decision> {
-        let Outcome::Admitted(admitted) = &answer.outcome else { return None };
-        let admission = &admitted.admission;
-        let limit = *self.request.limits.get(admission.limit)?;
-        let position = position_u8(admission.limit);
-        let left = Left { remaining: admission.remaining, position, idle_at: admission.fresh_at, ..Left::default() };
+        let (position, remaining, idle_at) = match &answer.outcome {
+            Outcome::Admitted(Admitted { admission }) => (admission.limit, admission.remaining, admission.fresh_at),
+            // A charge of nothing takes nothing, and may be answered as a call that a block denies.
+            Outcome::Denied(Denied { refusal }) => (refusal.limit, refusal.remaining, 0),
+            _ => return None,
+        };
+        let limit = *self.request.limits.get(position)?;
+        let left = Left { remaining, position: position_u8(position), idle_at, ..Left::default() };
         Some(Charged { limit, left, now: answer.now.as_nanos() }.decision(core))
     }
 }

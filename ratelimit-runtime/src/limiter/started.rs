@@ -494,7 +494,7 @@ impl RemoteCall {
     fn admitted(&self, limit: Limit, admission: Admission, now: u64) -> Started {
         let (call, core) = (self.call.call(), &self.call.core);
         let waited = admission.permit.at.saturating_sub(now);
-        let reset_after = admission.fresh_at.saturating_sub(now);
+        let reset_after = admission.fresh_at.saturating_sub(now.saturating_add(waited));
         let decision =
             call.remote_decision(&self.request.bucket, self.request.fingerprint, limit, admission, reset_after, waited);
         if call.peek || waited == 0 {

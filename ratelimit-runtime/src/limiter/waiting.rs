@@ -236,7 +236,8 @@ impl Waiting {
                 if took > 0 {
                     call.waits(took);
                 }
-                Ok(Ok(call.core.with_ask(store, call.limits, call.cost, |ask| {
+                // Its own cost may no longer fit: what is left is that of a call of cost 0.
+                Ok(Ok(call.core.with_ask(store, call.limits, 0, |ask| {
                     let left = store.peek(address, ask, now).1;
                     call.admitted(store, address, ask.call.rules, at, resets, left, now, took)
                 })))

@@ -171,6 +171,8 @@ pub(crate) struct Queue {
     /// No charge or refund is later than this time, so the first call is due no earlier. While the
     /// key is held, the end of the hold.
     since: u64,
+    /// No call of cost 0 is due before this time, the end of a block: a debt does not hold it.
+    unblocked_at: u64,
     deadlines: Deadlines<Notice, Arc<How>>,
     /// The first call, and when it is due.
     first: Option<(Place, u64)>,
@@ -238,6 +240,7 @@ impl Queue {
     /// What holds the key has changed: no waiting call is due before it ends.
     pub(crate) fn held(&mut self, floor: Hold, now: Now) {
         self.since = now.earliest.max(floor.until());
+        self.unblocked_at = now.earliest.max(floor.blocked_until);
         self.is_known = false;
     }
 
@@ -339,7 +342,9 @@ impl Queue {
         }
         for _ in 0..ADMITTED_AT_ONCE {
             let (place, first) = self.line.first()?;
-            let (cost, since, by_timer) = (place.cost, self.since.max(first.arrived), first.with.by_timer);
+            let (cost, by_timer) = (place.cost, first.with.by_timer);
+            // A call of cost 0 waits only for the end of a block.
+            let since = first.arrived.max(if cost > 0 { self.since } else { self.unblocked_at });
             let (mut due, mut at) = (NEVER, 0);
             first.with.limits.with(&mut |rules, backoff| {
                 let call = Call { rules, backoff, cost, floor: Hold::NONE };
@@ -349,7 +354,6 @@ impl Queue {
                 due = call.fits_at(state, form, since).unwrap_or(NEVER);
                 if due <= now.earliest.min(first.deadline) {
                     at = due.max(state.newest());
-                    // A call of cost 0 waits only for the end of a block.
                     if cost > 0 {
                         call.charge(state, form, Now { earliest: due, latest: at });
                     }
@@ -371,7 +375,7 @@ impl Queue {
             } else if due == NEVER {
                 seat.notify(Notice::Refused, wakes);
             } else {
-                self.since = due;
+                self.since = self.since.max(due);
                 seat.notify(Notice::Admitted { at, due, resets: self.resets }, wakes);
             }
         }

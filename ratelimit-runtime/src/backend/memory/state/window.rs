@@ -542,7 +542,7 @@ impl Window {
             self.mix(groups);
         } else if let Window::Mixed(mixed) = self
             && groups.forgets(rule)
-            && mixed.fresh_at(rule.per()) <= now.earliest
+            && mixed.kept_until(rule.per()) <= now.earliest
         {
             *self = Window::idle();
         }
@@ -610,7 +610,10 @@ impl Window {
     #[inline]
     pub(super) fn until(&self, per: u64) -> u64 {
         let (newest, is_empty) = on_log!(self, log => (log.at, log.permits == 0), mixed => {
-            (mixed.groups.last().map_or(0, |last| last.at), mixed.groups.total() == 0)
+            if mixed.groups.total() > 0 {
+                return mixed.fresh_at(per);
+            }
+            (mixed.groups.last().map_or(0, |last| last.at), true)
         });
         newest.saturating_add(if is_empty { 0 } else { per })
     }

@@ -37,6 +37,7 @@ repeat
       until_at = stamp
     end
   elseif stage == 4 then
+    if last > 0 then full_at = last_at + per end
     if owes_alone and until_at > ends then ends = until_at end
     stamp, is_due = ends, last > 0 and ends > last_at
   end
@@ -61,5 +62,4 @@ repeat
   end
   stage = stage + 1
 until stage > 4
-full_at = all > 0 and last_at + per or 0
 has = capacity - total

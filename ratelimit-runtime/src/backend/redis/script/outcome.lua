@@ -25,8 +25,9 @@ elseif each == 0 and bars > t then
   t, again = bars, true
 elseif each == 0 then
   -- A bucket in debt has nothing left.
-  local left = ahead and not leases and 0 or room
-  done = pack(ADMISSION, ADMITTED, now, math.max(now, bars), number, tight, left, tight_full)
+  local at = math.max(now, bars)
+  local left = newest > at and not leases and 0 or room
+  done = pack(ADMISSION, ADMITTED, now, at, number, tight, left, tight_full)
 elseif found > t and extra == 0 and calls > 1 then
   -- The calls of the run that fit, and the answer to the next.
   if t == now and blocks <= now and not is_early then fitting = math.floor(room / each) end

@@ -79,6 +79,15 @@ else
 end
 has = capacity - total
 full_at = all > 0 and last_at + per or 0
+if full_at > 0 and last == 0 then
+  -- The newest group was given back: the limit is idle when the one before it is.
+  local i, time, permits = old + used, 0, 0
+  repeat
+    i = i - 1
+    time, permits = unpack_bytes(slot, source, base + (first + i) % slots * width)
+  until permits > 0
+  full_at = last_at - (last_at - time) % round + per
+end
 
 local is_new = action == CHARGE
 if keeping then

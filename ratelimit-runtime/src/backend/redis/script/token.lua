@@ -82,5 +82,8 @@ elseif charging and missing <= (capacity - charge) * permit then
 end
 if debt > 0 then
   full_at = debt_at + math.ceil(debt / units) * step
-  if full_at > FAR then full_at = FAR end
+elseif owed > 0 and not keeping then
+  -- It is idle before the time judged.
+  full_at = last + math.ceil(owed / units) * step
 end
+if full_at > FAR then full_at = FAR end
