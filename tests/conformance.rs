@@ -697,6 +697,12 @@ mod scenarios {
             if let Some(waited) = subject.wait_at_most("b", 0, SECOND).unwrap() {
                 assert_eq!((waited.remaining(), waited.reset_after()), (2, Duration::ZERO), "{algorithm:?}");
             }
+            // The debt ends before the block does.
+            subject.charge("c", 3);
+            subject.block("c", 3 * SECOND);
+            if let Some(waited) = subject.wait_at_most("c", 0, 3 * SECOND).unwrap() {
+                assert_eq!((waited.remaining(), waited.reset_after()), (2, Duration::ZERO), "{algorithm:?}");
+            }
         }
     }
 
