@@ -7,9 +7,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ratelimit_runtime::{
-    Algorithm, Calendar, ExceededKind, InvalidLimiter, Limit, MAX_LIMITS, MemoryBackend, RateLimiter,
+    Algorithm, Calendar, ExceededKind, IntoBackend, InvalidLimiter, Limit, MAX_LIMITS, MemoryBackend, RateLimiter,
     RateLimiterBuilder, Weekday, limiters, set_limits, test_util, unused_limits,
 };
+use ratelimit_tests::Shelf;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -553,4 +554,16 @@ fn a_dry_run_does_not_wait() {
     let before = clock.now();
     assert!((0..3).all(|_| limiter.wait("a", 1).is_ok()));
     assert_eq!(clock.now(), before);
+}
+
+#[test]
+fn the_debug_output_of_a_decision_shows_no_key() {
+    for backend in [MemoryBackend::new().into_backend(), Shelf::default().into_backend()] {
+        let builder = RateLimiter::builder("shown").limit(Limit::per_minute(10)).backend(backend);
+        let (limiter, _clock) = (builder.build().unwrap(), test_util::pause());
+        let decision = limiter.check("ann@example.org", 3).unwrap();
+        let expected =
+            "Decision { limit: Limit(10 per 1m), limit_index: 0, remaining: 7, reset_after: 60s, waited: 0ns, .. }";
+        assert_eq!(format!("{decision:?}"), expected);
+    }
 }

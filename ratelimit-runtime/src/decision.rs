@@ -1,5 +1,6 @@
 //! The result of an admitted call.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +24,6 @@ use crate::limit::Limit;
 /// assert_eq!(API.check("alice", 10)?.remaining(), 0);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
 pub struct Decision {
     pub(crate) limit: Limit,
     pub(crate) remaining: u32,
@@ -125,5 +125,18 @@ impl Decision {
     /// How long the call waited for its permits; zero if it did not.
     pub fn waited(&self) -> Duration {
         Duration::from_nanos(self.waited)
+    }
+}
+
+/// What the accessors return. Not where the permits are: the name of a bucket contains the key.
+impl fmt::Debug for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Decision")
+            .field("limit", &self.limit)
+            .field("limit_index", &self.limit_index())
+            .field("remaining", &self.remaining)
+            .field("reset_after", &self.reset_after())
+            .field("waited", &self.waited())
+            .finish_non_exhaustive()
     }
 }
