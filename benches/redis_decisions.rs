@@ -32,8 +32,17 @@ enum Operation {
     Booked,
     /// A booking and its cancellation, which count as two operations.
     GivenUp,
+    /// A take from a key of the limits and from a second one of one limit, in one call.
+    Together(Limit),
     /// A hundred tries a second of a login with a `backoff` of a second, with the denial cache.
     Attack,
+}
+
+impl Case {
+    /// Of each key only one operation is counted.
+    fn each_once(self) -> Case {
+        Case { keys: ONCE, ..self }
+    }
 }
 
 fn take(cost: u32) -> Action {
@@ -63,6 +72,10 @@ fn cases() -> Vec<Case> {
     let three = vec![window; three];
     // A limiter that waits says so in each call.
     let full: Vec<Action> = std::iter::once(Action::Reset).chain(vec![wait(1); 10]).collect();
+    let nine: Vec<Action> = std::iter::once(Action::Reset).chain(vec![take(1); 9]).collect();
+    let in_debt = vec![Action::Reset, Action::Charge { cost: 25 }];
+    let (few_tokens, few_two) =
+        (few(10).with_algorithm(Algorithm::TokenBucket), vec![few(10), Limit::new(100, 24 * HOUR)]);
     vec![
         once("sliding_window", vec![window], vec![], take(1)),
         once("token_bucket", vec![token], vec![], take(1)),
@@ -116,10 +129,20 @@ fn cases() -> Vec<Case> {
             operation: Operation::GivenBack,
             keys: KEYS,
         },
+        once("first call", vec![window], vec![Action::Reset], take(1)).each_once(),
+        once("first call, token_bucket", vec![token], vec![Action::Reset], take(1)).each_once(),
         once("wait without need", vec![window], vec![], wait(1)),
         Case {
             name: "a booking that waits",
             limits: vec![few(10)],
+            backoff: None,
+            before: full.clone(),
+            operation: Operation::Booked,
+            keys: ONCE,
+        },
+        Case {
+            name: "a booking of a token_bucket",
+            limits: vec![few_tokens],
             backoff: None,
             before: full.clone(),
             operation: Operation::Booked,
@@ -143,14 +166,13 @@ fn cases() -> Vec<Case> {
         },
         once("reset", vec![window], vec![], Action::Reset),
         once("charge", vec![window], vec![], Action::Charge { cost: 3 }),
-        Case {
-            name: "charge in debt",
-            limits: vec![few(10)],
-            backoff: None,
-            before: vec![Action::Reset, Action::Charge { cost: 25 }],
-            operation: Operation::Once(Action::Charge { cost: 3 }),
-            keys: ONCE,
-        },
+        once("charge into debt", vec![few(10)], nine.clone(), Action::Charge { cost: 3 }).each_once(),
+        once("charge of 25 into debt", vec![few(10)], nine.clone(), Action::Charge { cost: 25 }).each_once(),
+        once("charge into debt, token_bucket", vec![few_tokens], nine.clone(), Action::Charge { cost: 3 }).each_once(),
+        once("charge into debt, two limits", few_two.clone(), nine, Action::Charge { cost: 3 }).each_once(),
+        once("charge in debt", vec![few(10)], in_debt.clone(), Action::Charge { cost: 3 }).each_once(),
+        once("charge in debt, token_bucket", vec![few_tokens], in_debt.clone(), Action::Charge { cost: 3 }).each_once(),
+        once("charge in debt, two limits", few_two, in_debt, Action::Charge { cost: 3 }).each_once(),
         once(
             "charge in debt after 100 others",
             vec![few(10)],
@@ -160,6 +182,22 @@ fn cases() -> Vec<Case> {
         once("denied in debt", vec![few(10)], vec![Action::Charge { cost: 25 }], take(1)),
         once("block", vec![window], vec![take(1)], Action::Block { time: HOUR }),
         once("denied by a block", vec![window], vec![take(1), Action::Block { time: HOUR }], take(1)),
+        Case {
+            name: "two keys in one call",
+            limits: vec![window],
+            backoff: None,
+            before: vec![],
+            operation: Operation::Together(window),
+            keys: KEYS,
+        },
+        Case {
+            name: "two keys in one call, the second denies",
+            limits: vec![window],
+            backoff: None,
+            before: vec![],
+            operation: Operation::Together(few(1)),
+            keys: KEYS,
+        },
         Case {
             name: "a try of an attack on one login",
             limits: vec![],
@@ -203,6 +241,11 @@ fn main() {
         let request = case.backoff.map_or(request.clone(), |backoff| request.with_backoff(backoff));
         backend.decide(&request).expect("a server").outcome
     };
+    let ask_both = |key: usize, second: Limit| {
+        let name = |suffix| format!("rl:1:{{counted:{key:06}}}:{suffix}");
+        let both = [Request::new(name("x"), &case.limits, take(1)), Request::new(name("y"), &[second], take(1))];
+        backend.decide_together(&both).expect("a server")
+    };
     let permit = |outcome: Outcome| -> Permit {
         match outcome {
             Outcome::Admitted(admitted) => admitted.permit().clone(),
@@ -232,6 +275,7 @@ fn main() {
             let _ = login.check(call % case.keys, 1);
             std::thread::sleep(Duration::from_millis(10));
         }),
+        Operation::Together(second) => (0..calls).for_each(|call| drop(ask_both(call % case.keys, second))),
         Operation::GivenUp => (0..calls / 2).for_each(|call| {
             let key = call % case.keys;
             ask(key, Action::GiveBack(permit(ask(key, wait(1)))));

@@ -14,11 +14,13 @@ use crate::backend::redis::script::codec::NUMBERS;
 
 /// Replacements of `--inline` and a name, in this order. Inlined because a function call in Lua
 /// would cost more than these do.
-const INLINED: [(&str, &str); 34] = [
+const INLINED: [(&str, &str); 38] = [
     ("--inline usual.lua\n", include_str!("script/usual.lua")),
     ("--inline rich.lua\n", include_str!("script/rich.lua")),
     ("--inline back_now.lua\n", include_str!("script/back_now.lua")),
     ("--inline undo_now.lua\n", include_str!("script/undo_now.lua")),
+    ("--inline new.lua\n", include_str!("script/new.lua")),
+    ("--inline steps.lua\n", include_str!("script/steps.lua")),
     ("--inline sliding_now.lua\n", include_str!("script/sliding_now.lua")),
     ("--inline token_now.lua\n", include_str!("script/token_now.lua")),
     ("--inline fixed_now.lua\n", include_str!("script/fixed_now.lua")),
@@ -48,6 +50,8 @@ const INLINED: [(&str, &str); 34] = [
     ("--inline edits.lua\n", include_str!("script/edits.lua")),
     ("--inline flow.lua\n", include_str!("script/flow.lua")),
     ("--inline span.lua\n", include_str!("script/span.lua")),
+    ("--inline widen_now.lua\n", include_str!("script/widen_now.lua")),
+    ("--inline widen.lua\n", include_str!("script/widen.lua")),
     ("--inline slot.lua\n", include_str!("script/slot.lua")),
 ];
 

@@ -7,15 +7,16 @@ while old > 0 do
   local time, permits = unpack_bytes(slot, source, base + first * width)
   time = last_at - (last_at - time) % round
   if stamp - time < round then
-    if time + per > now then break end
+    if time + per > now or all - permits < capacity then break end
     largest = largest or unpack_bytes('<I4', stored, cold_at + 9)
     if all - permits < largest then break end
-  elseif stamp > now and leases == nil then
-    -- On the fast path: the loop lays out the ring anew for times so far apart.
-    fresh = nil
-    break
   end
-  all, old, first = all - permits, old - 1, (first + 1) % slots
+  if stamp - time >= round and stamp > now and leases == nil then
+    local reach = stamp - time
+    --inline widen_now.lua
+  else
+    all, old, first = all - permits, old - 1, (first + 1) % slots
+  end
 end
 if stamp - last_at >= round then
   -- Longer ago than a slot's time can express.

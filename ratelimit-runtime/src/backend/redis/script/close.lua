@@ -3,9 +3,11 @@ local count, permits = old + used, last
 if last_at + per <= now and count > 0 then
   largest = largest or unpack_bytes('<I4', stored, cold_at + 9)
   -- Neither this group nor the one before counts. They are merged, unless that exceeds a group.
-  local _, before = unpack_bytes(slot, source, base + (first + count - 1) % slots * width)
-  if before + permits < math.ceil(largest / 64) then
-    count, old, permits = count - 1, old - 1, before + permits
+  if permits * 64 < largest then
+    local _, before = unpack_bytes(slot, source, base + (first + count - 1) % slots * width)
+    if (before + permits) * 64 < largest then
+      count, old, permits = count - 1, old - 1, before + permits
+    end
   end
 end
 local closes, in_last = true, charge

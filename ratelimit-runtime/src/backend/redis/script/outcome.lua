@@ -12,7 +12,7 @@ if keeping then
 elseif action == CHARGE then
   -- Charged in a second pass, once the time of the last charge is known.
   if found > stamp then
-    stamp, again = found, true
+    stamp, again, charging = found, true, true
   else
     if stamp > t and floor < stamp then floor = stamp end
     fitting, writes = 1, true

@@ -1,10 +1,10 @@
 -- Inlined: the latest time at which the fast path may charge, and the parts of a record for
 -- bookings, debts, penalties and a block. Nothing is charged before its newest admission, or while
 -- the key is blocked.
-offences, offended, blocked, lowest, held, counts, initial, longest, blocks = 0, 0, 0, 0, 0, 0, 0, 0, 0
+lowest, held, blocks, offences, blocked = 0, 0, 0, 0, 0
 if asked > 131071 then
   if charge <= capacity then latest = now + unpack_bytes('<I7', request, #request - 13) end
-elseif action == CHARGE and charge < capacity and kind ~= TOKEN then
+elseif action == CHARGE and charge < capacity then
   latest = now + LONGEST_DEBT
 end
 if first_byte ~= PLAIN then
@@ -12,10 +12,10 @@ if first_byte ~= PLAIN then
   if action == TAKE_RUN then
     break
   elseif first_byte == AHEAD then
-    lowest, top = unpack_bytes('<I7I7', stored, floor_at)
+    lowest = unpack_bytes('<I7', stored, floor_at)
   elseif first_byte == RICH and size >= 90 + limits * (ALL_BYTES + GIVEN_BYTES) then
     lowest, top, offences, offended, blocked, held = unpack_bytes('<I7I7I4I7I7I7', stored, floor_at)
-    fresh = nil
+    fresh, initial, longest = nil, 0, 0
   else
     break
   end
@@ -29,5 +29,5 @@ if first_byte ~= PLAIN then
     if blocked > blocks and action ~= CHARGE then blocks = blocked end
   end
   if blocks > now and latest > now then break end
-  if t > now and (limits > 1 or t > latest) then fresh = nil end
+  if t > now and (limits > 1 or t > latest and action ~= CHARGE) then fresh = nil end
 end

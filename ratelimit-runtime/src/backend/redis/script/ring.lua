@@ -2,7 +2,7 @@
 if was_print ~= print then
   if was_print > 0 or form < AHEAD + 256 then break end
   local per_was, most
-  layout, per_was, most = unpack_bytes(SLIDING_COLD, stored, cold_at)
+  layout, per_was, most = unpack_bytes('<I2I7I4', stored, cold_at)
   if layout < 256 or per_was ~= per or most < capacity then break end
 end
 --inline slot.lua

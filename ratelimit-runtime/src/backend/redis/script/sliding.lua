@@ -28,7 +28,7 @@ end
 if is_booking and layout ~= 3072 then
   -- Bookings and debts may lie further apart than its slots can express.
   --inline slot.lua
-  local oldest, count = last_at, old + used
+  local oldest, count = all > 0 and last_at or t, old + used
   if count > 0 and was == layout then
     local time = unpack_bytes(slot, stored, ring_at - (slots - first) * was / 256)
     oldest = last_at - (last_at - time) % round
@@ -47,20 +47,7 @@ local source, base, rebuilt = stored, ring_at - slots * was / 256, false
 if not edit then edit_at, edit_end = base, ring_at end
 ring_at = base
 if slots > 0 and (was ~= layout or back > 0) then
-  local to_layout, to_slot, to_round = layout, slot, round
-  layout = was
-  --inline slot.lua
-  -- All slots at once: each string made costs more than the slots in it.
-  local times, ring = {unpack_bytes('<' .. string.rep(sub(slot, 2), slots), stored, base)}, {}
-  for i = 0, old + used - 1 do
-    local place = (first + i) % slots * 2
-    local time = newest - (newest + back - times[place + 1]) % round
-    if time < 0 then time = 0 end
-    ring[i * 2 + 1], ring[i * 2 + 2] = time % to_round, times[place + 2]
-  end
-  layout, slot, round, slots = to_layout, to_slot, to_round, old + used
-  source, base, rebuilt, first = pack('<' .. string.rep(sub(slot, 2), slots), unpack(ring)), 1, true, 0
-  edit, resized = source, true
+  --inline widen.lua
 end
 
 -- Drops what has expired at `t`.

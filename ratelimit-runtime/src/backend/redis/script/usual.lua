@@ -6,17 +6,22 @@ if action == TAKE_RUN then calls = unpack_bytes('<I4', request, #request - (aske
 local limits = (asked % 65536 - action) / 256
 stored = call('GET', bucket) or ''
 repeat -- Left by `break`.
-  local size, form, newest, number, was_print, kept, clock = #stored, nil, 0, 0, nil, 0, 0
-  if size < 58 + limits * ALL_BYTES then break end
+  local size, form, newest, number, was_print, kept, clock = #stored
+  if size < 58 + limits * ALL_BYTES then
+    if size == 0 and limits == 1 and (charge <= capacity or action == CHARGE and capacity > 0) then
+      --inline new.lua
+    else
+      break
+    end
+  end
   local first_byte = string.byte(stored)
   -- Charges while all limits fit. Otherwise: until when they do not, which limit denies, and its
   -- permits left.
-  local head, fresh, until_at, left, found, found_limit, found_left = nil, 0, nil, nil, now, 0, 0
+  local found, fresh, found_limit, found_left = now, 0, 0, 0
   -- Judged as of `t`, charged as of `stamp`, which is `latest` at the latest.
-  local t, stamp, latest, ring_at, resized, sets, expires = now, now, 0, size + 1, false, false, false
-  local changed, changed_at, changed_end = nil, ring_at, ring_at
-  local tail_at, cold_at, leases
-  local offences, offended, blocked, lowest, top, held, counts, initial, longest, blocks
+  local t, stamp, latest, ring_at = now, now, 0, size + 1
+  local head, until_at, left, resized, sets, expires, changed, changed_at, changed_end, tail_at, cold_at, leases
+  local offences, offended, blocked, lowest, top, held, initial, longest, blocks
   if first_byte ~= PLAIN or asked > 131071 or action == CHARGE then
     --inline rich.lua
   end
@@ -27,17 +32,18 @@ repeat -- Left by `break`.
     if first_byte == RICH then
       cold_at, ring_at = cold_at + EXTRA_BYTES + GIVEN_BYTES, ring_at + EXTRA_BYTES + GIVEN_BYTES
     end
-    local edit, edit_at, edit_end
-    local group, per, units, permit, step = a, b, b, nil, nil
+    local group, per, units = a, b, b
+    local edit, edit_at, edit_end, permit, step
     local all, total, last, first, old, used, slots, layout, base, slot, round, width
     local owed, debt_at, debt, charged, counted
+    local source, rebuilt, last_at, stage, portion, windowfuls, cold
     local floor, dropped_at, dropped = lowest or 0, 0, 0
     if kind > 255 then
-      layout, base = kind, ring_at
+      layout, base, source = kind, ring_at, stored
       form, newest, number, was_print, all, total, last, first, old, used, slots, kept, clock =
         unpack_bytes(READ_SLIDING, stored)
       --inline ring.lua
-      edit_at, edit_end = base, size + 1
+      last_at, edit_at, edit_end = newest, base, size + 1
     else
       if kind == TOKEN then
         permit, step = unpack_bytes(TOKEN_RULE, request, from)
@@ -58,7 +64,10 @@ repeat -- Left by `break`.
       else
         --inline fixed_now.lua
       end
-    until not until_at or until_at > latest or action == CHARGE and left > 0
+      if action == CHARGE and (until_at or stage) then
+        --inline steps.lua
+      end
+    until not until_at or until_at > latest
     if fresh and not until_at then
       form, number, sets = PLAIN + 256, number + calls, resized
       if stamp > now then
@@ -94,6 +103,7 @@ repeat -- Left by `break`.
       if first_byte == RICH and found == now and blocks <= now then break end
     end
     if edit then changed, changed_at, changed_end = edit, edit_at, edit_end end
+    if cold then changed, changed_at = cold .. edit, cold_at end
   else
     form, newest, number, was_print = unpack_bytes(HEAD, stored)
     if was_print ~= print or form ~= first_byte + limits * 256 or newest > t then break end
@@ -116,7 +126,7 @@ repeat -- Left by `break`.
         edit_end = ring_at
         ring_at = ring_at - slots * width
         edit_at = ring_at
-        local base = ring_at
+        local base, source, rebuilt, last_at = ring_at, stored, false, newest
         --inline sliding_now.lua
         if fresh and not until_at then hot = pack(SLIDING_HOT, all, total, last, first, old, used, slots) end
       elseif kind == TOKEN then
