@@ -72,7 +72,7 @@ fn cases() -> Vec<Case> {
     let three = vec![window; three];
     // A limiter that waits says so in each call.
     let full: Vec<Action> = std::iter::once(Action::Reset).chain(vec![wait(1); 10]).collect();
-    let nine: Vec<Action> = std::iter::once(Action::Reset).chain(vec![take(1); 9]).collect();
+    let nine: Vec<Action> = std::iter::once(Action::Reset).chain(vec![take(3); 3]).collect();
     let in_debt = vec![Action::Reset, Action::Charge { cost: 25 }];
     let (few_tokens, few_two) =
         (few(10).with_algorithm(Algorithm::TokenBucket), vec![few(10), Limit::new(100, 24 * HOUR)]);

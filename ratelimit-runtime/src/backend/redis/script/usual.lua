@@ -1,5 +1,6 @@
 -- Inlined: the fast path, for a call, a run or a charge under the limits of the last charge, with a
--- clock that goes forwards. Takes permits now, denies, or books permits of one limit for later.
+-- clock that goes forwards. Takes permits now, denies, or charges permits of one limit for later. A
+-- bucket of one limit also begins here.
 -- Everything else goes to the loop, which decides the same, before anything is written.
 local calls, charge = 1, cost
 if action == TAKE_RUN then calls = unpack_bytes('<I4', request, #request - (asked > 65535 and 31 or 10)) end
