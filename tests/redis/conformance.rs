@@ -319,6 +319,28 @@ fn any_trace_with_debts_is_answered_as_in_memory() {
     });
 }
 
+/// Debts and bookings whose times lie further apart than the slots of a ring express at first: 4,295
+/// seconds in a window of an hour, 17 in one of ten seconds.
+#[test]
+fn debts_that_last_for_many_periods_are_answered_as_in_memory() {
+    let backend = backend();
+    let traces = (prop_oneof![Just(10_000_000_u64), Just(3_600_000_000)], 1_u32..=12).prop_flat_map(|(per, count)| {
+        let take = (1_u32..=3, prop_oneof![Just(0), Just(FOREVER)]);
+        let step = prop_oneof![
+            4 => take.prop_map(|(cost, max_wait)| Step::Take { cost, max_wait }),
+            2 => (1_u32..=3).prop_map(|cost| Step::Peek { cost, max_wait: 0 }),
+            2 => (1_u32..=40).prop_map(Step::Charge),
+            1 => Just(Step::GiveBack(NEWEST)),
+            3 => prop_oneof![0..=per / 4, 0..=3 * per].prop_map(Step::Forwards),
+        ];
+        (Just((per, count)), algorithms(), prop::collection::vec(step, 1..40))
+    });
+    proptest!(cases(400), |(((per, count), algorithm, steps) in traces)| {
+        let compared = compare(&backend, &[limit(count, per, algorithm, count)], None, &steps);
+        prop_assert!(compared.is_ok(), "{}", compared.unwrap_err());
+    });
+}
+
 /// Found by random traces: after the clock went back, a window was charged ahead of now, although
 /// nothing else was, and the script's fast path did not see it.
 #[test]
