@@ -350,6 +350,33 @@ fn exact(limits: &[Limit], varies: bool, is_keyed: bool, is_fast: bool, steps: &
     Ok(())
 }
 
+#[test]
+fn what_no_longer_counts_does_not_come_back_on_the_fast_path() {
+    for algorithm in ALGORITHMS {
+        let rule = Rule::new(Limit::new(2, Duration::from_secs(2)).with_algorithm(algorithm));
+        let trial = Trial { is_fast: true, ..Trial::new(&[rule], false, true) };
+        let [before, now] = [0, 6].map(|seconds| Now::exactly(start() + seconds * 1_000_000_000));
+        let Verdict::Admitted { at } = trial.take(before, 1) else { panic!("{algorithm:?}") };
+        assert!(is_admitted(trial.take(now, 1)), "{algorithm:?}");
+        trial.refund(now, Permit { at, cost: 1 });
+        assert!(is_admitted(trial.take(now, 1)), "{algorithm:?}");
+        assert!(!is_admitted(trial.take(now, 1)), "{algorithm:?}: a permit came back twice");
+    }
+}
+
+#[test]
+fn a_part_of_a_call_comes_back_on_the_fast_path() {
+    for (algorithm, count) in ALGORITHMS.into_iter().flat_map(|algorithm| [(algorithm, 9), (algorithm, 900)]) {
+        let rule = Rule::new(Limit::new(count, Duration::from_secs(2)).with_algorithm(algorithm));
+        let trial = Trial { is_fast: true, ..Trial::new(&[rule], false, true) };
+        let now = Now::exactly(start());
+        let Verdict::Admitted { at } = trial.take(now, count) else { panic!("{algorithm:?}") };
+        trial.refund(now, Permit { at, cost: 3 });
+        assert_eq!(trial.peek(now, 1).1.remaining, 3, "{algorithm:?} {count}");
+        assert!(is_admitted(trial.take(now, 3)) && !is_admitted(trial.take(now, 1)), "{algorithm:?} {count}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
