@@ -424,6 +424,28 @@ fn no_interval_holds_more_than_count_on_the_real_clock() {
     assert!(admitted.len() > COUNT, "it goes on after the first window");
 }
 
+/// The store that the call makes knows of the new limit, or the new limit finds the store.
+#[test]
+fn a_limit_that_is_raised_during_the_first_call_is_kept() {
+    for round in 0..1_000 {
+        let limiter =
+            RateLimiter::builder(format!("first call {round}")).limit(Limit::new(1, 60 * MINUTE)).build().unwrap();
+        let both = Barrier::new(2);
+        let is_admitted = thread::scope(|scope| {
+            let raised = scope.spawn(|| {
+                both.wait();
+                limiter.set_limits(&[Limit::new(10, 60 * MINUTE)]).unwrap();
+            });
+            both.wait();
+            let is_admitted = limiter.check("a", 1).is_ok();
+            raised.join().unwrap();
+            is_admitted
+        });
+        let later = (0..20).filter(|_| limiter.check("a", 1).is_ok()).count();
+        assert_eq!(usize::from(is_admitted) + later, 10, "round {round}");
+    }
+}
+
 #[test]
 fn tests_on_other_threads_do_not_interfere() {
     static LIMITER: RateLimiter = RateLimiter::new("scoped", &[Limit::new(1, MINUTE)]);

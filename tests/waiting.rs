@@ -582,6 +582,21 @@ fn a_hundred_thousand_waiters_are_served_in_order_whoever_leaves() {
     }
 }
 
+#[test]
+fn a_call_of_cost_0_waits_for_the_block_alone() {
+    let clock = test_util::pause();
+    let limiter = limiter("nothing", &[Limit::new(1, 10 * SECOND)]);
+    limiter.check("a", 1).unwrap();
+    limiter.block("a", SECOND).unwrap();
+    let [mut first, mut nothing] = [wait(&limiter, 1), wait(&limiter, 0)];
+    assert!([&mut first, &mut nothing].into_iter().all(|wait| poll_once(wait.as_mut()).is_pending()));
+    clock.advance(SECOND);
+    assert!(poll_once(nothing.as_mut()).is_ready());
+    assert!(poll_once(first.as_mut()).is_pending());
+    clock.advance(9 * SECOND);
+    assert!(poll_once(first.as_mut()).is_ready());
+}
+
 /// The other calls that are due are charged by those that it wakes.
 #[test]
 fn a_call_charges_few_of_those_that_are_due() {

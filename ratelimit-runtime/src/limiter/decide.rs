@@ -223,7 +223,7 @@ impl<'a> Call<'a> {
         self.ask(store, self.now(store), text, take, held, || Holding::Nothing)
     }
 
-    /// As [`hold`](Call::hold), for a future.
+    /// As [`hold_slowly`](Call::hold_slowly), for a future.
     pub(crate) fn begin_held<K: RateLimitKey>(self, key: &K) -> BegunHeld {
         let call = self.in_future();
         match call.hold_fast(key).map(|held| Ok(Holding::Memory(held))).or_else(|| call.hold_in_memory(key)) {
@@ -555,11 +555,9 @@ impl Core {
     pub(super) fn give_back_fast(&self, held: &Held, cost: u32) -> bool {
         match self.known_fast() {
             Some(Fast { store, .. })
-                if held.store == store.id()
-                    && held.kinds == kinds_of_one(store.limit().algorithm())
-                    && held.resets == store.resets(held.address) =>
+                if held.store == store.id() && held.kinds == kinds_of_one(store.limit().algorithm()) =>
             {
-                store.try_refund(held.address, held.is_async, Permit { cost, ..held.permit })
+                store.try_refund(held.address, held.is_async, Permit { cost, ..held.permit }, held.resets)
             }
             _ => false,
         }

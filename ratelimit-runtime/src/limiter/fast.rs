@@ -67,13 +67,14 @@ impl Packed {
         (parts as u8 == Packed::BLOCKED as u8).then_some(((parts >> 32) as u32, retry_after))
     }
 
-    /// The denial by one of several limits, or with `backoff`.
+    /// The denial by one of several limits, with `backoff`, or by a block that is found anew. It is not
+    /// counted yet.
     pub(super) fn refusal(self) -> Option<Refusal> {
         let Packed(parts, retry_after) = self;
         #[expect(clippy::cast_possible_truncation, reason = "taken apart")]
         let (position, remaining) = ((parts >> 8) as u8, (parts >> 32) as u32);
         let refusal = Refusal { position, remaining, retry_after, is_blocked: parts >> 16 & 1 == 1 };
-        (parts != Packed::NOTHING.0).then_some(refusal)
+        (parts & 0xff == Packed::TOLD).then_some(refusal)
     }
 }
 

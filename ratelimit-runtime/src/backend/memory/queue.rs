@@ -216,6 +216,8 @@ impl Queue {
             _ => Arc::new(How { address, limits: Arc::clone(limits), by_timer }),
         };
         let seat = Arc::new(Seat::new(arrived, deadline, how));
+        // A call of cost 0 is due no later than the others, and takes nothing from them.
+        let rank = if cost > 0 { rank } else { 0 };
         let place = self.line.join(rank, cost, Arc::clone(&seat));
         if by_timer {
             self.deadlines.add(&seat, self.line.len());

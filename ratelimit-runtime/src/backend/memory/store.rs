@@ -578,14 +578,14 @@ impl Store {
     }
 
     /// The fast path of [`refund`](Store::refund), of permits that were taken by the one limit written
-    /// down. `false` if that must be done elsewhere.
+    /// down, after so many `resets`. `false` if that must be done elsewhere.
     #[inline]
-    pub(crate) fn try_refund(&self, address: Address, is_async: bool, permit: Permit) -> bool {
+    pub(crate) fn try_refund(&self, address: Address, is_async: bool, permit: Permit, resets: u32) -> bool {
         match address {
-            // Among others, because the debt of a key is in no bucket.
-            _ if self.holds_any() => false,
+            // A debt's end is beside the buckets: refunds during one take the path that looks at it.
+            _ if self.holds_any() || self.resets(address) != resets => false,
             Address::Hash(hash) => {
-                on_path!(self.kind, Path => refund_by::<Path>(self, hash, is_async, permit), false)
+                on_path!(self.kind, Path => refund_by::<Path>(self, hash, is_async, permit, resets), false)
             }
             Address::Unkeyed => self.try_refund_unkeyed(is_async, permit),
         }

@@ -159,7 +159,7 @@ impl Unkeyed {
     }
 
     /// Takes the permits of a call by the limits as written, on thread number `thread`. Undecided
-    /// if the state is under a lock: [`run`](Unkeyed::run) takes them there.
+    /// if the state is under a lock: [`take_here`](Unkeyed::take_here) takes them there.
     pub(super) fn take(&self, call: &Call<'_>, thread: usize, now: Now) -> Verdict {
         self.take_in(self.form, call, thread, now)
     }

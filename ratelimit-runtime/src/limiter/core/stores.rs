@@ -210,11 +210,10 @@ impl Core {
             BackendChoice::Default | BackendChoice::Memory => None,
         };
         match backend.map(|backend| &backend.kind) {
-            None => {
-                Target::Memory(StoreRef::Shared(self.stores.local.get_or_init(|| self.store(process_memory(), None))))
-            }
+            None => Target::Memory(StoreRef::Shared(self.local())),
             Some(BackendKind::Memory(memory)) => {
-                Target::Memory(StoreRef::Shared(self.stores.own.get_or_init(|| self.store(memory, None))))
+                let own = &self.stores.own;
+                Target::Memory(StoreRef::Shared(own.get().unwrap_or_else(|| self.first_store(own, memory))))
             }
             Some(BackendKind::Remote(remote)) => Target::Remote(remote.guard()),
         }
@@ -237,7 +236,21 @@ impl Core {
         if let Some(scope) = &venue.scope {
             return StoreRef::Scoped(self.scoped(scope), scope.clone());
         }
-        StoreRef::Shared(self.stores.local.get_or_init(|| self.store(process_memory(), None)))
+        StoreRef::Shared(self.local())
+    }
+
+    #[inline]
+    fn local(&self) -> &Arc<Store> {
+        let local = &self.stores.local;
+        local.get().unwrap_or_else(|| self.first_store(local, process_memory()))
+    }
+
+    /// The store in `place`. Limits that are replaced meanwhile find it there, or it finds them.
+    #[cold]
+    #[inline(never)]
+    fn first_store<'a>(&self, place: &'a OnceCell<Arc<Store>>, memory: &MemoryBackend) -> &'a Arc<Store> {
+        let _replacing = self.replacing.lock();
+        place.get_or_init(|| self.store(memory, None))
     }
 
     fn scoped(&self, scope: &Scope) -> Arc<Store> {

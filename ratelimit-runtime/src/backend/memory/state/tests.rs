@@ -236,10 +236,9 @@ impl Trial {
 
     fn refund(&self, now: Now, permit: Permit) {
         let store = &self.store;
-        let is_done = self
-            .fast()
-            .filter(|_| !self.varies)
-            .is_some_and(|(_, hash)| on_path!(store.kind(), Path => Path::refund(store, hash, || now, permit), false));
+        let is_done = self.fast().filter(|_| !self.varies).is_some_and(
+            |(_, hash)| on_path!(store.kind(), Path => Path::refund(store, hash, || now, permit, || true), false),
+        );
         if !is_done {
             store.refund(self.address, &self.ask(permit.cost), now, permit);
         }
@@ -303,7 +302,7 @@ fn exact(limits: &[Limit], varies: bool, is_keyed: bool, is_fast: bool, steps: &
     let mut trial = Trial { is_fast, ..Trial::new(&rules, varies, is_keyed) };
     // Refunds to token buckets are bounded in another test.
     let gives_back = limits.iter().all(|limit| limit.algorithm() != Algorithm::TokenBucket);
-    // A token bucket in one word pays for the clock's uncertainty at once, each half of an unkeyed
+    // A token bucket in one word pays for the clock's uncertainty at once, each stripe of an unkeyed
     // window separately; see the test below. After a refund, a window no longer knows how late the
     // clock may have been.
     let mut margins = false;

@@ -775,6 +775,7 @@ impl State for Window {
             window => window.refund_any(groups, rule, now, permit),
         }
     }
+
     #[inline]
     fn left(&self, groups: &Groups, _: usize, rule: &Rule, now: Now) -> (u32, u64) {
         let live = if groups.holds(rule) {

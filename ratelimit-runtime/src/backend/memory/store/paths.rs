@@ -7,6 +7,7 @@ use super::super::state::{Layout, Left, Permit, State, Verdict, Window, Words, i
 use super::super::table::Unreached;
 use super::{Keyed, Store, UNDECIDED};
 use crate::algorithm::Rule;
+use crate::decision::Address;
 use crate::rt::clock::Now;
 
 /// The states with their own fast path; `Any` is all others.
@@ -66,8 +67,15 @@ pub(crate) trait KeyPath {
     /// The answer of [`tell`](KeyPath::tell), without taking permits.
     fn peek(store: &Store, hash: u64, now: Now, cost: u32) -> (Verdict, Left);
 
-    /// Gives back permits. `false` if that must be done elsewhere.
-    fn refund(store: &Store, hash: u64, now: impl FnOnce() -> Now, permit: Permit) -> bool;
+    /// Gives back permits if that is `still` right once the bucket is locked. `false` if it must be
+    /// done elsewhere.
+    fn refund(
+        store: &Store,
+        hash: u64,
+        now: impl FnOnce() -> Now,
+        permit: Permit,
+        still: impl FnOnce() -> bool,
+    ) -> bool;
 }
 
 /// A token bucket in one word.
@@ -133,11 +141,20 @@ macro_rules! key_path {
             }
 
             #[inline(always)]
-            fn refund($store: &Store, hash: u64, now: impl FnOnce() -> Now, permit: Permit) -> bool {
+            fn refund(
+                $store: &Store,
+                hash: u64,
+                now: impl FnOnce() -> Now,
+                permit: Permit,
+                still: impl FnOnce() -> bool,
+            ) -> bool {
                 let $pattern = $of else { return false };
                 let now = if $by_time { now() } else { Now::exactly(permit.at) };
                 let Ok(mut reached) = $table.try_reach::<false>(hash) else { return false };
                 let Some(state) = reached.state() else { return false };
+                if !still() {
+                    return false;
+                }
                 state.refund(&$form, 0, &$store.rule, now, permit);
                 true
             }
@@ -157,10 +174,11 @@ pub(super) fn take_by<P: KeyPath>(store: &Store, hash: u64, now: Now, cost: u32)
     if let Verdict::Admitted { at } = P::take(store, hash, now, cost) { Some(at) } else { None }
 }
 
-/// See [`KeyPath::refund`].
+/// See [`KeyPath::refund`]. A reset or a debt changes its count before it locks the bucket.
 #[inline(never)]
-pub(super) fn refund_by<P: KeyPath>(store: &Store, hash: u64, is_async: bool, permit: Permit) -> bool {
-    P::refund(store, hash, || store.now_for(is_async), permit)
+pub(super) fn refund_by<P: KeyPath>(store: &Store, hash: u64, is_async: bool, permit: Permit, resets: u32) -> bool {
+    let still = || !store.holds_any() && store.resets(Address::Hash(hash)) == resets;
+    P::refund(store, hash, || store.now_for(is_async), permit, still)
 }
 
 /// What is left after a call by one limit.

@@ -206,7 +206,8 @@ pub(crate) fn cluster(nodes: Vec<Settings>) -> Result<Settings, BackendError> {
     let Some(first) = nodes.first() else {
         return Err(BackendError::configuration("a cluster needs at least one node"));
     };
-    let (login, encrypted, timeout) = (first.login.clone(), first.encrypted, first.timeout);
+    let (login, encrypted) = (first.login.clone(), first.encrypted);
+    let timeout = nodes.iter().find_map(|node| node.timeout);
     let mut addresses = Vec::new();
     for node in nodes {
         match node.servers {
