@@ -32,4 +32,5 @@ if taken > 0 then
   --inline set.lua
   return sub(record, 1, HEAD_BYTES + HOT_BYTES), stored
 end
+-- Nothing is kept for it yet, so whatever charges it stores it anew.
 stored, size = record, ONE_BYTES
