@@ -107,7 +107,7 @@
 //!   process depends on when it asks: see [`RateLimiter::wait`].
 //! - The guarantees are about admission times by the backend's clock, as long as the backend keeps
 //!   its data. In memory that is the monotonic clock, as a caller reads it before and after its
-//!   calls. Permits return up to 0.4 µs late, never early.
+//!   calls. Permits return up to 0.4 µs late (on some processors 1.2), never early.
 //!
 //! # Web services
 //!
