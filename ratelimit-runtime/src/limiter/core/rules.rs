@@ -134,8 +134,9 @@ impl RuleSet {
         }
     }
 
+    /// [`expect_read`](RuleSet::expect_read) of rules other than those written down.
     fn expect_other(&self, store: &Store, rules: &[Rule]) {
-        let are_read = !self.are_written(rules) && (!self.are_replaced() || self.reads.varying() != 0);
+        let are_read = !self.are_replaced() || self.reads.varying() != 0;
         if are_read && !store.is_for(rules) {
             store.expect_others(rules);
         }

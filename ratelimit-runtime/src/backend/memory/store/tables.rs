@@ -59,15 +59,15 @@ impl States {
         States(|_, written| Made::of_window(written, Unkeyed::window, Keys::none));
     /// For one sliding window up to 64, without `backoff`.
     pub(crate) const PERMITS: States =
-        States(|shared, written| Made::of_window(written, Unkeyed::permits, || Keys::of_window(shared, written)));
+        States(|shared, written| Made::of_window(written, Unkeyed::permits, || Keys::of(shared, || window(written))));
     /// For one larger sliding window without `backoff`.
     pub(crate) const WINDOW: States =
-        States(|shared, written| Made::of_window(written, Unkeyed::window, || Keys::of_window(shared, written)));
+        States(|shared, written| Made::of_window(written, Unkeyed::window, || Keys::of(shared, || window(written))));
     /// For all others.
     pub(crate) const ANY: States = States(|shared, written| {
         open_thorough();
         let unkeyed = |forms: &Forms| Unkeyed::new(&written.rules, forms, written.is_plain());
-        Made::of(written.forms(), unkeyed, |forms| Keys::of(shared, any(written, forms)))
+        Made::of(written.forms(), unkeyed, |forms| Keys::of(shared, || any(written, forms)))
     });
 }
 
@@ -97,13 +97,10 @@ impl Keys {
         Keys { keyed: Keyed::Nothing, tables: &In::<Nowhere, Words<1>, 4>::HERE, hasher: Seed::UNUSED }
     }
 
-    fn of(shared: &Shared, (keyed, tables): (Keyed, &'static dyn Tables)) -> Keys {
-        Keys { hasher: Seed::of(shared.weights()), keyed, tables }
-    }
-
-    fn of_window(shared: &Shared, written: &Written) -> Keys {
+    /// Tables come last, so that no code here drops them.
+    fn of(shared: &Shared, tables: impl FnOnce() -> (Keyed, &'static dyn Tables)) -> Keys {
         let hasher = Seed::of(shared.weights());
-        let (keyed, tables) = window(written);
+        let (keyed, tables) = tables();
         Keys { keyed, tables, hasher }
     }
 }
