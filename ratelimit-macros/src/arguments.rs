@@ -1,8 +1,9 @@
-//! The table of arguments. It drives the parsing (`args.rs`), the suggestions in messages, and the
-//! checks of `validate.rs` that need only names. A test compares it with the table in the docs.
+//! The table of arguments. It drives the parsing (`args.rs`), the suggestions in messages, the
+//! checks of `validate.rs` that need only names, and the table in the attribute's docs.
 //!
-//! A row is: field, name as written, type of its value, an example, and the names that other crates
-//! give it. A flag has, in place of an example, what to do instead of giving it a value.
+//! A row is: its rows in the docs, field, name as written, type of its value, an example, and the
+//! names that other crates give it. A flag has, in place of an example, what to do instead of giving
+//! it a value.
 
 use proc_macro2::Ident;
 use syn::Expr;
@@ -92,7 +93,8 @@ macro_rules! arguments {
     (
         $(#[$about:meta])*
         $list:ident of $of:literal, as in $instead:literal $(, with those of $rest:ident in $at:ident)?
-        $($field:ident $name:literal $slot:ty, $example:literal, [$($synonym:literal)*];)*
+        , in the docs by $rows:ident;
+        $($(#[doc = $row:literal])* $field:ident $name:literal $slot:ty, $example:literal, [$($synonym:literal)*];)*
     ) => {
         $(#[$about])*
         #[derive(Default)]
@@ -100,6 +102,14 @@ macro_rules! arguments {
             $(pub(crate) $field: $slot,)*
             $(pub(crate) $at: $rest,)?
             pub(crate) unread: Unread,
+        }
+
+        /// The rows of the docs' table, each on a new line.
+        #[allow(unused_macros, reason = "the docs have no table for a list inside of another")]
+        macro_rules! $rows {
+            () => {
+                concat!($($("\n", $row,)*)*)
+            };
         }
 
         impl List for $list {
@@ -151,58 +161,91 @@ macro_rules! arguments {
 
 arguments! {
     /// The contents of `#[rate_limit(..)]`.
-    Args of "", as in "count = 100, per = \"1s\"", with those of LimitArgs in limit
+    Args of "", as in "count = 100, per = \"1s\"", with those of LimitArgs in limit,
+    in the docs by rows_of_a_call;
+    /// | `key` | expression over the arguments, including `self`, whose type is a `RateLimitKey`: each key has its own bucket | one bucket for the whole function |
     key "key" Value, "key = user_id", ["by" "key_func"];
+    /// | `cost` | `u32` expression: permits that the call takes; 0 takes none and is never denied, unless the key is blocked or banned | 1 |
     cost "cost" Value, "cost = 5", ["weight" "tokens"];
+    /// | `limit(count, per, algorithm, burst, key)`, `limit(count, calendar, ..)` | instead of a top-level `count` and `per`, up to eight times: several limits. A call is charged to all of them or to none. A `key` inside is [that limit's own](#a-key-for-each-limit); `key = ()` is the bucket of the whole function | one limit |
     limits "limit" Vec<Arg<LimitArgs>>, "limit(count = 100, per = \"1s\")", ["limits"];
+    /// | `name` | string, an `UPPER_CASE` constant, or `concat!(..)`, `stringify!(..)`, `env!(..)`: the limiter's name in the backend, in errors, logs and metrics | path of the function |
     name "name" Value, "name = \"api\"", [];
+    /// | `limiter` | path to a `static` limiter, or an expression such as `self.limiter` (borrowed), instead of limits, name and backend: shares its buckets with all other users of that limiter | the function's own limiter |
     limiter "limiter" Value, "limiter = API", [];
+    /// | `keys` | tuple of one key for each limit of the `limiter`, instead of `key` | one key for all its limits |
     keys "keys" Value, "keys = (user, tenant, ())", [];
+    /// | `backend` | `memory`, or the feature of another backend, such as `redis`; or an expression, evaluated once | the process's default |
     backend "backend" Value, "backend = memory", ["storage" "store"];
+    /// | `wait`, `wait = "2s"` | waits for the permits: as long as it takes, or only if they come within that time; otherwise it fails at once. An async function needs the feature `tokio` | fails at once |
+    /// | `wait(max = "2s", queue = 100, priority = expr)` | waits only if fewer than `queue` calls of the key wait. A higher `priority` (`u8`) is served first; each step counts as a minute of waiting, so no call starves. Through a backend, both apply to the calls of this process | – |
     wait "wait" Option<Arg<WaitArgs>>, "wait = \"2s\"", ["blocking" "block" "timeout" "max_wait"];
+    /// | `or_else` | closure or path from `RateLimitExceeded` to the return type; it may use the arguments | see [below](#a-denied-call) |
     or_else "or_else" Value, "or_else = |exceeded| ..", ["fallback" "on_deny" "on_limit"];
+    /// | `exempt_when` | `bool` expression: if true, the body runs without a check | never |
     exempt_when "exempt_when" Value, "exempt_when = user.is_admin()", ["skip_when" "skip_if" "exempt" "unless"];
+    /// | `deduct_when` | closure or path from `&R` to `bool`, where `R` is what the body returned: if false, the permits are given back | every call counts |
     deduct_when "deduct_when" Value, "deduct_when = |outcome| outcome.is_ok()", ["refund_when" "count_when"];
+    /// | `pause_when` | closure or path from `&R` to `Option<Duration>`: pauses the call's `key`, or the function without one, for that long. An exempt call pauses no key | never |
     pause_when "pause_when" Value, "pause_when = |outcome| outcome.retry_after()", ["pause" "block_when"];
+    /// | `pause_max` | the longest pause, in quotes: it bounds an upstream's `Retry-After` | `"1h"` |
     pause_max "pause_max" Value, "pause_max = \"1d\"", ["max_pause"];
+    /// | `settle` | closure or path from `&R` to `u32`: the permits that the call really took. The unused part of `cost` is given back; an overrun is charged, as a debt if it does not fit. See [below](#what-a-call-really-costs) | `cost` stands |
     settle "settle" Value, "settle = |outcome| outcome.tokens()", ["actual" "actual_cost"];
+    /// | `settle_later` | flag beside `settle`: the call does not wait for the backend's answer | waits for it |
     settle_later "settle_later" Flag, "write it beside `settle = |outcome| ..`", [];
+    /// | `permit` | a name: binds a `CallPermit` in the body, which settles the call from there or from a spawned task | – |
     permit "permit" Value, "permit = reserved", ["handle"];
+    /// | `backoff(initial, max)` | two durations: a denial blocks the key for `initial`, the next one for twice that, up to `max`; `max` without a denial resets it | off |
     backoff "backoff" Option<Arg<BackoffArgs>>, "backoff(initial = \"1s\", max = \"1h\")", [];
+    /// | `ban` | duration in quotes: a call that exceeds the limit bans the key for this long. Calls during the ban do not prolong it. Not with `backoff` | off |
     ban "ban" Value, "ban = \"10m\"", ["jail" "penalty"];
+    /// | `on_backend_error` | while the backend fails: `local` (the same limits in this process), `allow`, `deny` | `local` |
     on_backend_error "on_backend_error" Value, "on_backend_error = deny", ["on_error" "fail_open" "fail_closed"];
+    /// | `dry_run` | flag: counts and reports, but never denies | off |
     dry_run "dry_run" Flag, "write `dry_run` to count without denying", ["shadow"];
+    /// | `docs = false` | omits the line about the limit from the function's docs | [one line](#docs) |
     docs "docs" Value, "docs = false", ["doc"];
+    /// | `allow(..)` | names of attributes on the function, such as `throws`, that only share their name with a [refused](#other-attributes) one | refused |
     allow "allow" Names, "allow(throws)", [];
+    /// | `crate` | path to the runtime if it is re-exported | `::ratelimit_runtime`, or its name in `Cargo.toml` |
     runtime "crate" Value, "crate = path::to::ratelimit_runtime", ["krate"];
 }
 
 arguments! {
     /// The contents of `limit(..)`, or the top-level arguments of a single limit. `key` only inside
     /// `limit(..)`.
-    LimitArgs of "limit", as in "count = 100, per = \"1s\""
+    LimitArgs of "limit", as in "count = 100, per = \"1s\"", in the docs by rows_of_a_limit;
+    /// | `count` | integer from 1, or a `u32` expression over the function's arguments, read at each call (0 denies) | required |
     count "count" Value, "count = 100",
         ["calls" "requests" "max" "max_calls" "max_requests" "rate" "quota" "permits"];
+    /// | `per` | [duration](#durations) in quotes, or a `Duration` expression, read at each call | required |
     per "per" Value, "per = \"1s\"", ["period" "window" "interval" "duration" "every" "time"];
+    /// | `calendar` | `"day"`, `"week"`, `"month"`, `"year"`, instead of `per`, for a `fixed_window`: [windows of a time zone](#calendars) (feature `calendar`) | windows of `per` from the Unix epoch in UTC |
     calendar "calendar" Value, "calendar = \"month\"", [];
+    /// | `zone` | name of a time zone in quotes, for a `calendar` | `"UTC"` |
     zone "zone" Value, "zone = \"Europe/Berlin\"", ["timezone" "time_zone" "tz"];
+    /// | `week_starts` | `monday` to `sunday`, for `calendar = "week"` | `monday` |
     week_starts "week_starts" Value, "week_starts = sunday", ["week_start"];
+    /// | `starts_on` | day of the month, 1 to 31, or a `u8` expression over the function's arguments, read at each call, for `calendar = "month"` | 1 |
     starts_on "starts_on" Value, "starts_on = 15", ["first_day" "billing_day"];
+    /// | `algorithm` | `sliding_window`, `token_bucket`, `fixed_window` | `sliding_window` |
     algorithm "algorithm" Value, "algorithm = token_bucket", ["algo" "strategy"];
+    /// | `burst` | integer or constant, for a `token_bucket` only: capacity of the bucket | `count` |
     burst "burst" Value, "burst = 20", ["capacity" "bucket"];
     key "key" Value, "key = user_id", ["by" "key_func"];
 }
 
 arguments! {
     /// The contents of `backoff(..)`.
-    BackoffArgs of "backoff", as in "initial = \"1s\", max = \"1h\""
+    BackoffArgs of "backoff", as in "initial = \"1s\", max = \"1h\"", in the docs by rows_of_a_backoff;
     initial "initial" Value, "initial = \"1s\"", ["start" "first" "base" "min"];
     max "max" Value, "max = \"1h\"", ["maximum" "cap"];
 }
 
 arguments! {
     /// `wait` alone, `wait = ".."` (its `max`), or the contents of `wait(..)`.
-    WaitArgs of "wait", as in "max = \"2s\", queue = 100"
+    WaitArgs of "wait", as in "max = \"2s\", queue = 100", in the docs by rows_of_a_wait;
     max "max" Value, "max = \"1h\"", ["maximum" "cap"];
     queue "queue" Value, "queue = 100", [];
     priority "priority" Value, "priority = 1", [];

@@ -8,7 +8,7 @@ use crate::args::bare;
 use crate::arguments::Arg;
 use crate::diagnostics::Diagnostics;
 use crate::item::Item;
-use crate::model::{Algorithm, Keys, Limit, Limiter, Model, Own, Per, Permits, StartsOn, Wait};
+use crate::model::{Keys, Limit, Limiter, Model, Own, Per, Permits, StartsOn, Wait};
 use crate::suggest::listed;
 
 /// Whether the docs get the line: not with `docs = false`.
@@ -149,14 +149,11 @@ fn one_algorithm(limits: &[Limit], item: &Item) -> Option<String> {
 }
 
 fn algorithm(limit: &Limit, item: &Item) -> String {
-    match limit.algorithm {
-        Algorithm::SlidingWindow => "sliding window".to_owned(),
-        Algorithm::FixedWindow => "fixed window".to_owned(),
-        Algorithm::TokenBucket => match &limit.burst {
-            None => "token bucket".to_owned(),
-            Some(Permits::Literal(burst)) => format!("token bucket of {burst}"),
-            Some(permits) => format!("token bucket of {}", count(permits, "permit", item)),
-        },
+    let name = limit.algorithm.name().replace('_', " ");
+    match &limit.burst {
+        None => name,
+        Some(Permits::Literal(burst)) => format!("{name} of {burst}"),
+        Some(permits) => format!("{name} of {}", count(permits, "permit", item)),
     }
 }
 

@@ -13,9 +13,9 @@ use crate::args::bare;
 use crate::arguments::Arg;
 use crate::describe::doc_line;
 use crate::expand_limits::{Known, LimitTokens, checked_name, primitive};
-use crate::hygiene::{Expansion, place_of, site};
+use crate::hygiene::{Expansion, place_of, site, variant};
 use crate::item::{Item, ends};
-use crate::model::{Backend, Denial, Keys, Limiter, Model, Name, OnBackendError, Own, Penalty, Settle, Wait};
+use crate::model::{Backend, Denial, Keys, Limiter, Model, Name, Own, Penalty, Settle, Wait};
 use crate::shape::{Body, Returns, TrailingBlock};
 
 /// The item with its prologue.
@@ -267,16 +267,16 @@ impl Expansion<'_> {
                 let shared = Ident::new("__shared", place_of(&arg.value));
                 self.call("call", arg, None, shared.into_token_stream())
             }
-            (_, Some(Known::Call)) => quote_spanned!(site()=> #rt::Call::new(__limiter).limits(#currents)),
-            (_, Some(Known::Instance)) => quote_spanned!(site()=> #rt::Call::by_constants(__limiter, #currents)),
-            _ => quote_spanned!(site()=> #rt::Call::new(__limiter)),
+            (_, Some(Known::Call)) => quote_spanned!(site()=> #rt::call(__limiter).limits(#currents)),
+            (_, Some(Known::Instance)) => quote_spanned!(site()=> #rt::call_by_constants(__limiter, #currents)),
+            _ => quote_spanned!(site()=> #rt::call(__limiter)),
         };
         let mut wait = match self.model.wait.as_ref().map(|wait| &wait.bound) {
             None => TokenStream::new(),
-            Some(Wait::Forever) => quote_spanned!(site()=> .wait()),
+            Some(Wait::Forever) => quote_spanned!(site()=> .wait(#rt::Wait::Forever)),
             Some(Wait::AtMost(nanos, _)) => {
                 let nanos = Literal::u64_unsuffixed(*nanos);
-                quote_spanned!(site()=> .wait_at_most(#nanos))
+                quote_spanned!(site()=> .wait(#rt::Wait::AtMost(#nanos)))
             }
         };
         if let Some(queue) = self.model.wait.as_ref().and_then(|wait| wait.queue) {
@@ -419,19 +419,16 @@ impl Expansion<'_> {
         let rt = &self.rt;
         let mut settings = match &own.backend {
             None => TokenStream::new(),
+            Some(Backend::Named(word)) if word == "memory" => quote_spanned!(site()=> .memory()),
             Some(Backend::Named(word)) => {
-                let method = Ident::new(&word.to_string(), site());
-                quote_spanned!(site()=> .#method())
+                let word = Ident::new(&word.to_string(), site());
+                quote_spanned!(site()=> .backend(#rt::environments::#word))
             }
             Some(Backend::Made(_)) => quote_spanned!(site()=> .backend(__backend)),
         };
         if let Some(policy) = own.on_backend_error {
-            let policy = match policy {
-                OnBackendError::Local => quote_spanned!(site()=> LOCAL),
-                OnBackendError::Allow => quote_spanned!(site()=> ALLOW),
-                OnBackendError::Deny => quote_spanned!(site()=> DENY),
-            };
-            settings.extend(quote_spanned!(site()=> .on_backend_error(#rt::#policy)));
+            let policy = variant(policy);
+            settings.extend(quote_spanned!(site()=> .on_backend_error(#rt::OnBackendError::#policy)));
         }
         match own.penalty {
             None => {}

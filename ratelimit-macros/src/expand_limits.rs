@@ -6,8 +6,8 @@ use syn::{Expr, ExprPath};
 
 use crate::arguments::Arg;
 use crate::duration::{LONGEST, SHORTEST};
-use crate::hygiene::{Expansion, place_of, site};
-use crate::model::{Algorithm, Calendar, Limit, Limiter, Per, Permits, StartsOn};
+use crate::hygiene::{Expansion, place_of, site, variant};
+use crate::model::{Calendar, Limit, Limiter, Per, Permits, StartsOn};
 
 /// One limit: in the static, and at a call if any part of it is read there.
 pub(crate) struct LimitTokens {
@@ -52,11 +52,11 @@ impl Expansion<'_> {
         let Limiter::Own(own) = &self.model.limiter else {
             return Vec::new();
         };
-        let literals: Option<Vec<LimitTokens>> = own.limits.iter().map(literal).collect();
+        let rt = &self.rt;
+        let literals: Option<Vec<LimitTokens>> = own.limits.iter().map(|limit| literal(limit, rt)).collect();
         if let Some(literals) = literals {
             return literals;
         }
-        let rt = &self.rt;
         own.limits
             .iter()
             .enumerate()
@@ -67,11 +67,8 @@ impl Expansion<'_> {
                 }
                 let per = self.per(&limit.per, &local("per", index));
                 let burst = limit.burst.as_ref().map(|burst| self.permits(burst, &local("burst", index)));
-                let algorithm = match limit.algorithm {
-                    Algorithm::SlidingWindow => quote_spanned!(site()=> #rt::SLIDING_WINDOW),
-                    Algorithm::TokenBucket => quote_spanned!(site()=> #rt::TOKEN_BUCKET),
-                    Algorithm::FixedWindow => quote_spanned!(site()=> #rt::FIXED_WINDOW),
-                };
+                let algorithm = variant(limit.algorithm);
+                let algorithm = quote_spanned!(site()=> #rt::Algorithm::#algorithm);
                 let make = |count: &TokenStream, per: &TokenStream, burst: Option<&TokenStream>| match burst {
                     None => quote_spanned!(site()=> #rt::limit(#count, #per, #algorithm)),
                     Some(burst) => quote_spanned!(site()=> #rt::limit_with_burst(#count, #per, #algorithm, #burst)),
@@ -319,23 +316,20 @@ fn day_of_month(day: &StartsOn, local: &Ident) -> Value {
 }
 
 /// A limit of literals: the common case.
-fn literal(limit: &Limit) -> Option<LimitTokens> {
+fn literal(limit: &Limit, rt: &TokenStream) -> Option<LimitTokens> {
     let (Permits::Literal(count), Per::Literal(nanos, _)) = (&limit.count, &limit.per) else {
         return None;
     };
     let count = Literal::u32_unsuffixed(*count);
     // Rounded as in the runtime: a fraction of a microsecond counts as a whole one.
     let micros = Literal::u64_unsuffixed(nanos.div_ceil(1_000));
-    let template = match (limit.algorithm, &limit.burst) {
-        (Algorithm::SlidingWindow, _) => quote_spanned!(site()=> .sliding_window(#count, #micros)),
-        (Algorithm::FixedWindow, _) => quote_spanned!(site()=> .fixed_window(#count, #micros)),
-        (Algorithm::TokenBucket, None) => quote_spanned!(site()=> .token_bucket(#count, #micros, #count)),
-        (Algorithm::TokenBucket, Some(Permits::Literal(burst))) => {
-            let burst = Literal::u32_unsuffixed(*burst);
-            quote_spanned!(site()=> .token_bucket(#count, #micros, #burst))
-        }
-        (Algorithm::TokenBucket, Some(_)) => return None,
+    let burst = match &limit.burst {
+        None => count.clone(),
+        Some(Permits::Literal(burst)) => Literal::u32_unsuffixed(*burst),
+        Some(_) => return None,
     };
+    let algorithm = variant(limit.algorithm);
+    let template = quote_spanned!(site()=> .literal(#rt::Algorithm::#algorithm, #count, #micros, #burst));
     Some(LimitTokens { template, current: TokenStream::new(), lets: TokenStream::new(), known: Known::Written })
 }
 

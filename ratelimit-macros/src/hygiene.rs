@@ -1,6 +1,8 @@
 //! Hygiene: the spans of emitted tokens, and the names that an expansion refers to.
 
-use proc_macro2::{Span, TokenStream};
+use std::fmt::Debug;
+
+use proc_macro2::{Ident, Span, TokenStream};
 use quote::ToTokens;
 
 use crate::item::ends;
@@ -22,6 +24,11 @@ impl Expansion<'_> {
         });
         placed.collect()
     }
+}
+
+/// The variant's name.
+pub(crate) fn variant(variant: impl Debug) -> Ident {
+    Ident::new(&format!("{variant:?}"), site())
 }
 
 /// The macro's hygiene, located at the user's tokens.

@@ -7,6 +7,7 @@
 use proc_macro::TokenStream;
 
 mod args;
+#[macro_use]
 mod arguments;
 mod attribute;
 mod denial;
@@ -51,39 +52,7 @@ mod values;
 /// # Arguments
 ///
 /// | argument | takes | without it |
-/// | --- | --- | --- |
-/// | `count` | integer from 1, or a `u32` expression over the function's arguments, read at each call (0 denies) | required |
-/// | `per` | [duration](#durations) in quotes, or a `Duration` expression, read at each call | required |
-/// | `calendar` | `"day"`, `"week"`, `"month"`, `"year"`, instead of `per`, for a `fixed_window`: [windows of a time zone](#calendars) (feature `calendar`) | windows of `per` from the Unix epoch in UTC |
-/// | `zone` | name of a time zone in quotes, for a `calendar` | `"UTC"` |
-/// | `week_starts` | `monday` to `sunday`, for `calendar = "week"` | `monday` |
-/// | `starts_on` | day of the month, 1 to 31, or a `u8` expression over the function's arguments, read at each call, for `calendar = "month"` | 1 |
-/// | `key` | expression over the arguments, including `self`, whose type is a `RateLimitKey`: each key has its own bucket | one bucket for the whole function |
-/// | `algorithm` | `sliding_window`, `token_bucket`, `fixed_window` | `sliding_window` |
-/// | `burst` | integer or constant, for a `token_bucket` only: capacity of the bucket | `count` |
-/// | `cost` | `u32` expression: permits that the call takes; 0 takes none and is never denied, unless the key is blocked or banned | 1 |
-/// | `limit(count, per, algorithm, burst, key)`, `limit(count, calendar, ..)` | instead of a top-level `count` and `per`, up to eight times: several limits. A call is charged to all of them or to none. A `key` inside is [that limit's own](#a-key-for-each-limit); `key = ()` is the bucket of the whole function | one limit |
-/// | `name` | string, an `UPPER_CASE` constant, or `concat!(..)`, `stringify!(..)`, `env!(..)`: the limiter's name in the backend, in errors, logs and metrics | path of the function |
-/// | `limiter` | path to a `static` limiter, or an expression such as `self.limiter` (borrowed), instead of limits, name and backend: shares its buckets with all other users of that limiter | the function's own limiter |
-/// | `keys` | tuple of one key for each limit of the `limiter`, instead of `key` | one key for all its limits |
-/// | `backend` | `memory`, `memcached`, `postgres` or `redis` (features of these names), or an expression, evaluated once | the process's default |
-/// | `wait`, `wait = "2s"` | waits for the permits: as long as it takes, or only if they come within that time; otherwise it fails at once. An async function needs the feature `tokio` | fails at once |
-/// | `wait(max = "2s", queue = 100, priority = expr)` | waits only if fewer than `queue` calls of the key wait. A higher `priority` (`u8`) is served first; each step counts as a minute of waiting, so no call starves. Through a backend, both apply to the calls of this process | – |
-/// | `or_else` | closure or path from `RateLimitExceeded` to the return type; it may use the arguments | see [below](#a-denied-call) |
-/// | `exempt_when` | `bool` expression: if true, the body runs without a check | never |
-/// | `deduct_when` | closure or path from `&R` to `bool`, where `R` is what the body returned: if false, the permits are given back | every call counts |
-/// | `settle` | closure or path from `&R` to `u32`: the permits that the call really took. The unused part of `cost` is given back; an overrun is charged, as a debt if it does not fit. See [below](#what-a-call-really-costs) | `cost` stands |
-/// | `settle_later` | flag beside `settle`: the call does not wait for the backend's answer | waits for it |
-/// | `permit` | a name: binds a `CallPermit` in the body, which settles the call from there or from a spawned task | – |
-/// | `pause_when` | closure or path from `&R` to `Option<Duration>`: pauses the call's `key`, or the function without one, for that long. An exempt call pauses no key | never |
-/// | `pause_max` | the longest pause, in quotes: it bounds an upstream's `Retry-After` | `"1h"` |
-/// | `backoff(initial, max)` | two durations: a denial blocks the key for `initial`, the next one for twice that, up to `max`; `max` without a denial resets it | off |
-/// | `ban` | duration in quotes: a call that exceeds the limit bans the key for this long. Calls during the ban do not prolong it. Not with `backoff` | off |
-/// | `on_backend_error` | while the backend fails: `local` (the same limits in this process), `allow`, `deny` | `local` |
-/// | `dry_run` | flag: counts and reports, but never denies | off |
-/// | `docs = false` | omits the line about the limit from the function's docs | [one line](#docs) |
-/// | `allow(..)` | names of attributes on the function, such as `throws`, that only share their name with a [refused](#other-attributes) one | refused |
-/// | `crate` | path to the runtime if it is re-exported | `::ratelimit_runtime`, or its name in `Cargo.toml` |
+#[doc = concat!("| --- | --- | --- |", rows_of_a_limit!(), rows_of_a_call!())]
 ///
 /// Expressions are evaluated in this order: `exempt_when`; `count`, `per`, `starts_on`; `cost`;
 /// `key`, or all keys in order. If `exempt_when` is true, no other is evaluated.

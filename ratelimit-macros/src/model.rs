@@ -7,8 +7,8 @@ use syn::{Expr, ExprPath, LitStr};
 use crate::arguments::Arg;
 use crate::shape::Shape;
 
-/// The words for backends. Each but the first needs a feature of its name, and is a method of the
-/// runtime's `Spec`.
+/// The words for backends. Each but the first needs a feature of its name, and is in the runtime's
+/// `backend::environments`.
 pub(crate) const BACKENDS: [&str; 4] = ["memory", "memcached", "postgres", "redis"];
 
 /// The features of the runtime that matter to the attribute.
@@ -186,11 +186,29 @@ pub(crate) enum StartsOn {
     Read(Arg<Expr>),
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// The variants are named as in the runtime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Algorithm {
     SlidingWindow,
     TokenBucket,
     FixedWindow,
+}
+
+impl Algorithm {
+    pub(crate) const ALL: [Algorithm; 3] = [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow];
+
+    /// As it is written in the attribute.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Algorithm::SlidingWindow => "sliding_window",
+            Algorithm::TokenBucket => "token_bucket",
+            Algorithm::FixedWindow => "fixed_window",
+        }
+    }
+
+    pub(crate) fn has_burst(self) -> bool {
+        self == Algorithm::TokenBucket
+    }
 }
 
 pub(crate) enum Backend {
@@ -199,7 +217,8 @@ pub(crate) enum Backend {
     Made(Arg<Expr>),
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// The variants are named as in the runtime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OnBackendError {
     Local,
     Allow,

@@ -275,8 +275,8 @@ fn limit(
     };
     let burst = args.burst.as_ref().and_then(|arg| {
         match algorithm {
-            Some(Algorithm::TokenBucket) | None => {}
-            Some(_) if unread.may_be("algorithm") => {}
+            None => {}
+            Some(algorithm) if algorithm.has_burst() || unread.may_be("algorithm") => {}
             Some(_) => {
                 let message = "only a token bucket has a `burst`: add `algorithm = token_bucket`, or leave `burst` out";
                 errors.at(arg.name.span(), message);

@@ -14,7 +14,7 @@ use crate::duration;
 use crate::item::Item;
 use crate::model::{Algorithm, BACKENDS, Backend, Cost, Features, Name, OnBackendError, Per, Permits, Wait, Waiting};
 use crate::shape::Shape;
-use crate::suggest::nearest;
+use crate::suggest::{listed, nearest};
 
 pub(crate) use calendar::calendar;
 
@@ -174,23 +174,22 @@ fn word(value: &Expr) -> Result<&Ident, &Expr> {
     }
 }
 
-const ALGORITHMS: &[&str] = &["sliding_window", "token_bucket", "fixed_window"];
-
 pub(crate) fn algorithm(arg: &Arg<Expr>, errors: &mut Diagnostics) -> Option<Algorithm> {
-    let choices = "`sliding_window`, `token_bucket` or `fixed_window`";
+    let names = Algorithm::ALL.map(Algorithm::name);
+    let choices = listed(&names, " or ");
     let written = match word(&arg.value) {
         Ok(word) => word.to_string(),
         Err(value) => {
             let message = match bare(value) {
                 Expr::Lit(literal) => match &literal.lit {
-                    Lit::Str(text) if ALGORITHMS.contains(&text.value().as_str()) => {
+                    Lit::Str(text) if names.contains(&text.value().as_str()) => {
                         format!("an algorithm is written without quotes: `algorithm = {}`", text.value())
                     }
                     _ => format!("unknown algorithm: write {choices}"),
                 },
                 Expr::Path(path) => {
                     let last = path.path.segments.last().map(|segment| snake_case(&segment.ident.to_string()));
-                    match last.and_then(|last| nearest(&last, ALGORITHMS)) {
+                    match last.and_then(|last| nearest(&last, &names)) {
                         Some(meant) => format!("an algorithm is written by its name: `algorithm = {meant}`"),
                         None => format!("unknown algorithm: write {choices}"),
                     }
@@ -201,10 +200,11 @@ pub(crate) fn algorithm(arg: &Arg<Expr>, errors: &mut Diagnostics) -> Option<Alg
             return None;
         }
     };
+    let known = Algorithm::ALL.into_iter().find(|algorithm| algorithm.name() == written);
+    if known.is_some() {
+        return known;
+    }
     let message = match written.as_str() {
-        "sliding_window" => return Some(Algorithm::SlidingWindow),
-        "token_bucket" => return Some(Algorithm::TokenBucket),
-        "fixed_window" => return Some(Algorithm::FixedWindow),
         "gcra" | "GCRA" | "Gcra" => "`gcra` is how the token bucket is computed here: write `token_bucket`".to_owned(),
         "leaky_bucket" | "LeakyBucket" => {
             "`leaky_bucket` is the same limit as a token bucket, seen from the other side: write `token_bucket`, with `wait` for a \
@@ -219,7 +219,7 @@ pub(crate) fn algorithm(arg: &Arg<Expr>, errors: &mut Diagnostics) -> Option<Alg
         }
         other => {
             let snake = snake_case(other);
-            match nearest(&snake, ALGORITHMS) {
+            match nearest(&snake, &names) {
                 Some(meant) => format!("unknown algorithm `{other}`: did you mean `{meant}`?"),
                 None => format!("unknown algorithm `{other}`: write {choices}"),
             }

@@ -332,7 +332,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_window_is_found_without_a_division(per in 1_u64..=366 * 86_400_000_000, time: u64) {
-            for algorithm in [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow] {
+            for algorithm in Algorithm::ALL {
                 let limit = Limit::literal(1, per, algorithm, 1);
                 prop_assert_eq!(Rule::new(limit).window(time), time / (per * 1_000));
             }

@@ -39,6 +39,17 @@ pub(crate) use together::given_back;
 #[cfg(feature = "redis")]
 pub(crate) use together::in_order;
 
+/// The backends of the process's environment, by the names of their features.
+#[doc(hidden)]
+pub mod environments {
+    #[cfg(feature = "memcached")]
+    pub use super::memcached::environment as memcached;
+    #[cfg(feature = "postgres")]
+    pub use super::postgres::environment as postgres;
+    #[cfg(feature = "redis")]
+    pub use super::redis::environment as redis;
+}
+
 /// A moment in nanoseconds since the Unix epoch, by the clock that reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(u64);

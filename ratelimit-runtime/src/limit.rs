@@ -43,6 +43,17 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
+    pub(crate) const ALL: [Algorithm; 3] = [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow];
+
+    /// The letter that stands for it in a bucket's name.
+    pub(crate) const fn letter(self) -> char {
+        match self {
+            Algorithm::SlidingWindow => 's',
+            Algorithm::TokenBucket => 't',
+            Algorithm::FixedWindow => 'f',
+        }
+    }
+
     /// The algorithm's name in the attribute: `sliding_window`, `token_bucket`, `fixed_window`.
     pub const fn name(self) -> &'static str {
         match self {
@@ -357,6 +368,14 @@ impl Limit {
             }
             Algorithm::SlidingWindow | Algorithm::FixedWindow => self.count,
         }
+    }
+
+    /// How long a token bucket takes to refill so many permits, in nanoseconds. `None` for windows.
+    #[cfg(any(feature = "tower", feature = "actix-web", feature = "redis"))]
+    pub(crate) fn refill(&self, permits: u32) -> Option<u64> {
+        let refill = u128::from(permits) * u128::from(self.per_nanos()) / u128::from(self.count.max(1));
+        let is_bucket = matches!(self.algorithm, Algorithm::TokenBucket);
+        is_bucket.then(|| u64::try_from(refill).unwrap_or(u64::MAX))
     }
 
     /// A limit of the same kind and period that denies nothing.

@@ -29,7 +29,7 @@ use crate::rt::clock::nanos;
 
 pub(crate) use block::{Blockable, Journal, pause, start_pause};
 pub use builder::{InvalidLimiter, RateLimiterBuilder};
-pub(crate) use call::{Call, Wait};
+pub use call::{Call, Wait};
 use core::Contains;
 pub(crate) use core::{Core, Settings};
 pub(crate) use decide::{Begun, BegunHeld, Holding};

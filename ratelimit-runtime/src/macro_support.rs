@@ -8,31 +8,18 @@ pub mod v1 {
     use std::task::{Context, Poll};
     use std::time::Duration;
 
-    use crate::limiter::{Blockable, Core, Holding, Wait};
+    use crate::limiter::{Blockable, Core, Holding};
 
-    pub use crate::backend::{IntoBackend, SharedBackend};
+    pub use crate::backend::{IntoBackend, SharedBackend, environments};
     pub use crate::error::{FromRateLimitExceeded, RateLimitExceeded};
     #[cfg(any(feature = "axum", feature = "actix-web"))]
     pub use crate::http::Limited;
     pub use crate::key::{KeyWriter, RateLimitKey};
     pub use crate::keys::RateLimitKeys;
     pub use crate::limit::{Algorithm, Limit};
-    pub use crate::limiter::{CallPermit, OnBackendError, RateLimiter, Spec};
+    pub use crate::limiter::{Call, CallPermit, OnBackendError, RateLimiter, Spec, Wait};
     pub use std::option::Option::{self, None, Some};
     pub use std::result::Result::{self, Err, Ok};
-
-    /// `algorithm = sliding_window`.
-    pub const SLIDING_WINDOW: Algorithm = Algorithm::SlidingWindow;
-    /// `algorithm = token_bucket`.
-    pub const TOKEN_BUCKET: Algorithm = Algorithm::TokenBucket;
-    /// `algorithm = fixed_window`.
-    pub const FIXED_WINDOW: Algorithm = Algorithm::FixedWindow;
-    /// `on_backend_error = local`.
-    pub const LOCAL: OnBackendError = OnBackendError::Local;
-    /// `on_backend_error = allow`.
-    pub const ALLOW: OnBackendError = OnBackendError::Allow;
-    /// `on_backend_error = deny`.
-    pub const DENY: OnBackendError = OnBackendError::Deny;
 
     #[cfg(feature = "calendar")]
     pub use calendars::*;
@@ -112,18 +99,8 @@ pub mod v1 {
     /// compiled and evaluated for every function.
     impl Spec {
         /// A limit of literals. The period is in microseconds.
-        pub const fn sliding_window(self, count: u32, micros: u64) -> Spec {
-            self.limit(Limit::literal(count, micros, SLIDING_WINDOW, count))
-        }
-
-        /// A limit of literals.
-        pub const fn fixed_window(self, count: u32, micros: u64) -> Spec {
-            self.limit(Limit::literal(count, micros, FIXED_WINDOW, count))
-        }
-
-        /// A limit of literals.
-        pub const fn token_bucket(self, count: u32, micros: u64, burst: u32) -> Spec {
-            self.limit(Limit::literal(count, micros, TOKEN_BUCKET, burst))
+        pub const fn literal(self, algorithm: Algorithm, count: u32, micros: u64, burst: u32) -> Spec {
+            self.limit(Limit::literal(count, micros, algorithm, burst))
         }
 
         /// The limiter, located where this is called: for the compiler, that is the attribute.
@@ -169,124 +146,68 @@ pub mod v1 {
         }
     }
 
-    /// One call of an annotated function.
-    #[derive(Clone, Copy)]
-    pub struct Call<'a> {
-        call: crate::limiter::Call<'a>,
-    }
-
-    /// A call of `limiter = ..`.
+    /// One call of an annotated function. It costs one permit and does not wait.
     #[inline]
     pub fn call(limiter: &RateLimiter) -> Call<'_> {
-        Call::new(limiter)
+        Call::new(limiter.core())
+    }
+
+    /// As `call`, by limits that are constants, each for this instance of the function.
+    #[inline]
+    pub fn call_by_constants<'a>(limiter: &'a RateLimiter, limits: &'a [Limit]) -> Call<'a> {
+        let core = limiter.core_by(limits);
+        let call = Call::new(core);
+        if core.is_written(limits) { call } else { call.limits(limits) }
     }
 
     impl<'a> Call<'a> {
-        /// A call that costs one permit and does not wait.
-        #[inline]
-        pub fn new(limiter: &'a RateLimiter) -> Call<'a> {
-            Call { call: crate::limiter::Call::new(limiter.core()) }
-        }
-
-        /// As `new`, by limits that are constants, each for this instance of the function.
-        #[inline]
-        pub fn by_constants(limiter: &'a RateLimiter, limits: &'a [Limit]) -> Call<'a> {
-            let core = limiter.core_by(limits);
-            let call = Call { call: crate::limiter::Call::new(core) };
-            if core.is_written(limits) { call } else { call.limits(limits) }
-        }
-
-        /// The limits as read at this call.
-        #[inline]
-        pub fn limits(self, limits: &'a [Limit]) -> Call<'a> {
-            Call { call: self.call.limits(limits) }
-        }
-
-        /// The permits that the call takes.
-        #[inline]
-        pub fn cost(self, cost: u32) -> Call<'a> {
-            Call { call: self.call.cost(cost) }
-        }
-
-        /// Waits for the permits, however long it takes.
-        #[inline]
-        pub fn wait(self) -> Call<'a> {
-            Call { call: self.call.wait(Wait::Forever) }
-        }
-
-        /// Waits for the permits if they come within this many nanoseconds.
-        #[inline]
-        pub fn wait_at_most(self, nanos: u64) -> Call<'a> {
-            Call { call: self.call.wait(Wait::AtMost(nanos)) }
-        }
-
-        /// Waits only if fewer than this many calls wait for the key.
-        #[inline]
-        pub fn queue(self, calls: u32) -> Call<'a> {
-            Call { call: self.call.queue(calls) }
-        }
-
-        /// Calls of a higher priority are served first. Each step counts as one minute earlier.
-        #[inline]
-        pub fn priority(self, priority: u8) -> Call<'a> {
-            Call { call: self.call.priority(priority) }
-        }
-
-        /// Decides on this thread.
-        #[expect(clippy::inline_always, reason = "the call is to be taken apart into registers where it is made")]
-        #[inline(always)]
-        pub fn check<K: RateLimitKey>(self, key: K) -> Result<(), RateLimitExceeded> {
-            self.call.admit(key)
+        /// The outcome of the body may pause the key.
+        pub fn pausing(self) -> Pausing<'a> {
+            Pausing { call: self, gives_back: false }
         }
 
         /// Decides on this thread. The permits can be given back.
         pub fn hold<K: RateLimitKey>(self, key: K) -> Result<Held, RateLimitExceeded> {
-            let core = self.call.core();
+            let core = self.core();
             core.gives_back();
-            let holding = match self.call.hold_fast(&key) {
+            let holding = match self.hold_fast(&key) {
                 Some(held) => Holding::Memory(held),
-                None => self.call.hold_slowly(&key)?,
+                None => self.hold_slowly(&key)?,
             };
             Ok(Held { core: Arc::clone(core), holding })
         }
 
-        /// Decides by a key for each limit, on this thread.
-        #[inline]
-        pub fn check_each<K: RateLimitKeys>(self, keys: K) -> Result<(), RateLimitExceeded> {
-            self.call.admit_each(&keys)
-        }
-
         /// As `check_each`. The permits can be given back.
         pub fn hold_each<K: RateLimitKeys>(self, keys: K) -> Result<Held, RateLimitExceeded> {
-            let core = Arc::clone(self.call.core());
+            let core = Arc::clone(self.core());
             core.gives_back();
-            let decision = self.call.start_each(&keys).finish()?;
+            let decision = self.start_each(&keys).finish()?;
             Ok(Held { core, holding: Holding::Other(Box::new(decision)) })
         }
 
         /// As `check_each`, as far as it needs no waiting.
         pub fn begin_each<K: RateLimitKeys>(self, keys: K) -> Begun {
-            Begun { begun: self.call.begin_each(&keys) }
+            Begun { begun: self.admit_each_in_future(&keys) }
         }
 
         /// As `begin_each`, but the permits can be given back.
         pub fn begin_held_each<K: RateLimitKeys>(self, keys: K) -> BegunHeld {
-            let core = Arc::clone(self.call.core());
+            let core = Arc::clone(self.core());
             core.gives_back();
-            BegunHeld { core, begun: crate::limiter::BegunHeld::later(self.call.in_future().start_each(&keys)) }
+            BegunHeld { core, begun: crate::limiter::BegunHeld::later(self.in_future().start_each(&keys)) }
         }
 
         /// Does everything that needs no waiting.
         #[inline]
         pub fn begin<K: RateLimitKey>(self, key: K) -> Begun {
-            Begun { begun: self.call.begin(key) }
+            Begun { begun: self.admit_in_future(key) }
         }
 
         /// Like `begin`, but the permits can be given back.
         pub fn begin_held<K: RateLimitKey>(self, key: K) -> BegunHeld {
-            let core = Arc::clone(self.call.core());
+            let core = Arc::clone(self.core());
             core.gives_back();
-            BegunHeld { core, begun: self.call.begin_held(&key) }
+            BegunHeld { core, begun: self.hold_in_future(&key) }
         }
     }
 
@@ -295,13 +216,6 @@ pub mod v1 {
     pub struct Pausing<'a> {
         call: Call<'a>,
         gives_back: bool,
-    }
-
-    impl<'a> Call<'a> {
-        /// The outcome of the body may pause the key.
-        pub fn pausing(self) -> Pausing<'a> {
-            Pausing { call: self, gives_back: false }
-        }
     }
 
     impl<'a> Pausing<'a> {
@@ -318,7 +232,7 @@ pub mod v1 {
                 self.call.check(&key)?;
                 None
             };
-            Ok(Pausable { held, blockable: self.call.call.blockable(&key, None) })
+            Ok(Pausable { held, blockable: self.call.blockable(&key, None) })
         }
 
         /// As `hold`, by a key for each limit. The outcome may pause the one at `AT`.
@@ -346,7 +260,7 @@ pub mod v1 {
 
         fn chosen<K: RateLimitKeys>(&self, at: usize, keys: &K, is_async: bool) -> Blockable {
             struct Chosen<'a> {
-                call: crate::limiter::Call<'a>,
+                call: Call<'a>,
                 at: usize,
                 blockable: Blockable,
             }
@@ -359,7 +273,7 @@ pub mod v1 {
                 }
             }
 
-            let call = if is_async { self.call.call.in_future() } else { self.call.call };
+            let call = if is_async { self.call.in_future() } else { self.call };
             let mut chosen = Chosen { call, at, blockable: Blockable::default() };
             keys.each(&mut chosen);
             chosen.blockable
@@ -367,7 +281,7 @@ pub mod v1 {
 
         /// Does everything that needs no waiting.
         pub fn begin_held<K: RateLimitKey>(self, key: K) -> PausableBegun {
-            let blockable = self.call.call.in_future().blockable(&key, None);
+            let blockable = self.call.in_future().blockable(&key, None);
             let begun = if self.gives_back {
                 EitherBegun::Held(self.call.begin_held(key))
             } else {

@@ -11,8 +11,6 @@ use crate::duration;
 use crate::limit::{Algorithm, InvalidLimit, Limit};
 use crate::suggest::{listed, nearest};
 
-const ALGORITHMS: [Algorithm; 3] = [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow];
-
 /// Why a text is not a [`Limit`]. `Display` says what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParseLimitError {
@@ -186,8 +184,8 @@ pub(crate) fn period(text: &str) -> Result<Duration, ParseLimitError> {
 
 /// An algorithm, by its [name](Algorithm::name).
 pub(crate) fn algorithm(name: &str) -> Result<Algorithm, ParseLimitError> {
-    let names = ALGORITHMS.map(Algorithm::name);
-    let known = ALGORITHMS.into_iter().find(|algorithm| algorithm.name() == name);
+    let names = Algorithm::ALL.map(Algorithm::name);
+    let known = Algorithm::ALL.into_iter().find(|algorithm| algorithm.name() == name);
     known.ok_or_else(|| {
         ParseLimitError::new(match nearest(name, &names) {
             Some(meant) => format!("unknown algorithm `{name}`: did you mean `{meant}`?"),

@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use crate::limit::{Algorithm, Limit};
+use crate::limit::Limit;
 use crate::rt::clock;
 use crate::switches::{Switch, Switches, turn};
 
@@ -58,13 +58,10 @@ impl Left {
     fn with(self, cost: u32) -> Left {
         let remaining = self.remaining.saturating_add(cost).min(self.limit.capacity());
         let taken = self.limit.capacity() - remaining;
-        let reset_after = match self.limit.algorithm() {
+        let reset_after = match self.limit.refill(taken) {
             _ if taken == 0 => 0,
-            Algorithm::TokenBucket => {
-                let refill = u128::from(taken) * self.limit.per().as_nanos() / u128::from(self.limit.count().max(1));
-                self.reset_after.min(u64::try_from(refill).unwrap_or(u64::MAX))
-            }
-            Algorithm::SlidingWindow | Algorithm::FixedWindow => self.reset_after,
+            Some(refill) => self.reset_after.min(refill),
+            None => self.reset_after,
         };
         Left { remaining, reset_after, ..self }
     }
@@ -178,6 +175,7 @@ fn with_current(change: impl FnOnce(&mut Note)) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limit::Algorithm;
 
     fn left_of(decisions: &[(u32, u64, bool)]) -> Option<(u32, u64)> {
         let limit = Limit::new(10, Duration::from_secs(60));

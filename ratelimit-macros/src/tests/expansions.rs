@@ -26,12 +26,12 @@ fn a_blocking_function() {
                 let __limiter = {
                     enum __Here {}
                     static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(rt::path::<__Here>)
-                        .sliding_window(100, 1000000)
+                        .literal(rt::Algorithm::SlidingWindow, 100, 1000000, 100)
                         .one_permit()
                         .limiter_here();
                     &__LIMITER
                 };
-                let __checked = rt::Call::new(__limiter).check(&user_id);
+                let __checked = rt::call(__limiter).check(&user_id);
                 if let rt::Err(__exceeded) = __checked {
                     return rt::FromRateLimitExceeded::from_rate_limit_exceeded(__exceeded);
                 }
@@ -56,15 +56,13 @@ fn a_method_with_several_limits() {
             fn store(&mut self, user: User, files: &[File]) -> io::Result<()> {
                 let __limiter = {
                     static __LIMITER: rt::RateLimiter = rt::Spec::named("files")
-                        .sliding_window(10, 1000000)
-                        .token_bucket(500, 3600000000, 50)
+                        .literal(rt::Algorithm::SlidingWindow, 10, 1000000, 10)
+                        .literal(rt::Algorithm::TokenBucket, 500, 3600000000, 50)
                         .limiter_here();
                     &__LIMITER
                 };
                 let __cost: ::core::primitive::u32 = files.len() as u32;
-                let __checked = rt::Call::new(__limiter)
-                    .cost(__cost)
-                    .check((&self.tenant, user.id()));
+                let __checked = rt::call(__limiter).cost(__cost).check((&self.tenant, user.id()));
                 if let rt::Err(__exceeded) = __checked {
                     return rt::FromRateLimitExceeded::from_rate_limit_exceeded(__exceeded);
                 }
@@ -92,17 +90,17 @@ fn limits_with_a_key_each() {
                     let __limiter = {
                         enum __Here {}
                         static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(rt::path::<__Here>)
-                            .sliding_window(10, 1000000)
-                            .sliding_window(99, 60000000)
+                            .literal(rt::Algorithm::SlidingWindow, 10, 1000000, 10)
+                            .literal(rt::Algorithm::SlidingWindow, 99, 60000000, 99)
                             .key(0)
-                            .sliding_window(500, 1000000)
+                            .literal(rt::Algorithm::SlidingWindow, 500, 1000000, 500)
                             .key(1)
-                            .sliding_window(9, 1000000)
+                            .literal(rt::Algorithm::SlidingWindow, 9, 1000000, 9)
                             .key(2)
                             .limiter_here();
                         &__LIMITER
                     };
-                    let __begun = rt::Call::new(__limiter)
+                    let __begun = rt::call(__limiter)
                         .begin_each((rt::key(&user), rt::key(self.tenant()), ()));
                     let __checked = __begun.finish().await;
                     if let rt::Err(__exceeded) = __checked {
@@ -132,7 +130,7 @@ fn limits_read_at_each_call() {
                 let __limiter = {
                     enum __Here {}
                     static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(rt::path::<__Here>)
-                        .limit(rt::limit(1, rt::per(1), rt::SLIDING_WINDOW))
+                        .limit(rt::limit(1, rt::per(1), rt::Algorithm::SlidingWindow))
                         .reads_count()
                         .reads_per()
                         .without_keys()
@@ -142,8 +140,8 @@ fn limits_read_at_each_call() {
                 };
                 let __count0: ::core::primitive::u32 = self.plan.calls;
                 let __per0: ::core::time::Duration = self.plan.period;
-                let __checked = rt::Call::new(__limiter)
-                    .limits(&[rt::limit(__count0, __per0, rt::SLIDING_WINDOW)])
+                let __checked = rt::call(__limiter)
+                    .limits(&[rt::limit(__count0, __per0, rt::Algorithm::SlidingWindow)])
                     .check(());
                 if let rt::Err(__exceeded) = __checked {
                     return rt::FromRateLimitExceeded::from_rate_limit_exceeded(__exceeded);
@@ -183,7 +181,7 @@ fn constants() {
                                     );
                                     __VALUE
                                 },
-                                rt::SLIDING_WINDOW,
+                                rt::Algorithm::SlidingWindow,
                             ),
                         )
                         .reads_count()
@@ -211,9 +209,9 @@ fn constants() {
                         "`cost` is above the limit: the call never fits"
                     )
                 };
-                let __checked = rt::Call::by_constants(
+                let __checked = rt::call_by_constants(
                         __limiter,
-                        &[rt::limit(__count0, config::PERIOD, rt::SLIDING_WINDOW)],
+                        &[rt::limit(__count0, config::PERIOD, rt::Algorithm::SlidingWindow)],
                     )
                     .cost(__cost)
                     .check(());
@@ -245,12 +243,12 @@ fn an_async_function() {
                     let __limiter = {
                         enum __Here {}
                         static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(rt::path::<__Here>)
-                            .sliding_window(5, 60000000)
+                            .literal(rt::Algorithm::SlidingWindow, 5, 60000000, 5)
                             .one_permit()
                             .limiter_here();
                         &__LIMITER
                     };
-                    let __begun = rt::Call::new(__limiter).begin(&ip);
+                    let __begun = rt::call(__limiter).begin(&ip);
                     let __checked = __begun.finish().await;
                     if let rt::Err(__exceeded) = __checked {
                         return rt::or_else::<
@@ -283,12 +281,12 @@ fn a_boxed_future() {
                         let __limiter = {
                             enum __Here {}
                             static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(rt::path::<__Here>)
-                                .sliding_window(5, 60000000)
+                                .literal(rt::Algorithm::SlidingWindow, 5, 60000000, 5)
                                 .one_permit()
                                 .limiter_here();
                             &__LIMITER
                         };
-                        let __begun = rt::Call::new(__limiter).begin(&id);
+                        let __begun = rt::call(__limiter).begin(&id);
                         let __checked = __begun.finish().await;
                         if let rt::Err(__exceeded) = __checked {
                             return <Result<
@@ -350,12 +348,12 @@ fn a_function_that_waits() {
                 let __limiter = {
                     enum __Here {}
                     static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(rt::path::<__Here>)
-                        .sliding_window(10, 1000000)
+                        .literal(rt::Algorithm::SlidingWindow, 10, 1000000, 10)
                         .without_keys()
                         .limiter_here();
                     &__LIMITER
                 };
-                let __checked = rt::Call::new(__limiter).wait().check(());
+                let __checked = rt::call(__limiter).wait(rt::Wait::Forever).check(());
                 rt::admitted(__checked);
                 {
                     const _: () = ();
@@ -378,12 +376,12 @@ fn an_outcome_that_pauses() {
                     let __limiter = {
                         enum __Here {}
                         static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(rt::path::<__Here>)
-                            .sliding_window(3, 1000000)
+                            .literal(rt::Algorithm::SlidingWindow, 3, 1000000, 3)
                             .ban(rt::per(600000000000))
                             .limiter_here();
                         &__LIMITER
                     };
-                    let __begun = rt::Call::new(__limiter).pausing().giving_back().begin_held(&host);
+                    let __begun = rt::call(__limiter).pausing().giving_back().begin_held(&host);
                     let __checked = __begun.finish().await;
                     match __checked {
                         rt::Ok(__held) => rt::Some(__held),
@@ -426,12 +424,12 @@ fn a_deducted_outcome() {
                     let __limiter = {
                         enum __Here {}
                         static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(rt::path::<__Here>)
-                            .sliding_window(3, 3600000000)
+                            .literal(rt::Algorithm::SlidingWindow, 3, 3600000000, 3)
                             .backoff(rt::per(1000000000), rt::per(3600000000000))
                             .limiter_here();
                         &__LIMITER
                     };
-                    let __checked = rt::Call::new(__limiter).hold(&user);
+                    let __checked = rt::call(__limiter).hold(&user);
                     match __checked {
                         rt::Ok(__held) => rt::Some(__held),
                         rt::Err(__exceeded) => {
@@ -471,13 +469,13 @@ fn a_deducted_outcome_in_an_async_function() {
                         let __limiter = {
                             enum __Here {}
                             static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(rt::path::<__Here>)
-                                .sliding_window(3, 3600000000)
-                                .redis()
-                                .on_backend_error(rt::DENY)
+                                .literal(rt::Algorithm::SlidingWindow, 3, 3600000000, 3)
+                                .backend(rt::environments::redis)
+                                .on_backend_error(rt::OnBackendError::Deny)
                                 .limiter_here();
                             &__LIMITER
                         };
-                        let __begun = rt::Call::new(__limiter).begin_held(&user);
+                        let __begun = rt::call(__limiter).begin_held(&user);
                         let __checked = __begun.finish().await;
                         match __checked {
                             rt::Ok(__held) => rt::Some(__held),
@@ -524,12 +522,12 @@ fn a_settled_outcome_in_an_async_function() {
                     let __limiter = {
                         enum __Here {}
                         static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(rt::path::<__Here>)
-                            .sliding_window(900, 60000000)
+                            .literal(rt::Algorithm::SlidingWindow, 900, 60000000, 900)
                             .without_keys()
                             .limiter_here();
                         &__LIMITER
                     };
-                    let __begun = rt::Call::new(__limiter).cost(50).begin_held(());
+                    let __begun = rt::call(__limiter).cost(50).begin_held(());
                     let __checked = __begun.finish().await;
                     match __checked {
                         rt::Ok(__held) => rt::Some(__held),
@@ -573,11 +571,11 @@ fn a_permit_for_the_body() {
                     let __limiter = {
                         enum __Here {}
                         static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(rt::path::<__Here>)
-                            .sliding_window(900, 60000000)
+                            .literal(rt::Algorithm::SlidingWindow, 900, 60000000, 900)
                             .limiter_here();
                         &__LIMITER
                     };
-                    let __checked = rt::Call::new(__limiter).cost(50).hold(&user);
+                    let __checked = rt::call(__limiter).cost(50).hold(&user);
                     match __checked {
                         rt::Ok(__held) => rt::Some(__held),
                         rt::Err(__exceeded) => {
@@ -612,13 +610,13 @@ fn a_response() {
                         static __LIMITER: __runtime::RateLimiter = __runtime::Spec::unnamed(
                                 __runtime::path::<__Here>,
                             )
-                            .sliding_window(3, 3600000000)
+                            .literal(__runtime::Algorithm::SlidingWindow, 3, 3600000000, 3)
                             .backend(__backend)
                             .without_keys()
                             .limiter_here();
                         &__LIMITER
                     };
-                    let __begun = __runtime::Call::new(__limiter).begin(());
+                    let __begun = __runtime::call(__limiter).begin(());
                     let __checked = __begun.finish().await;
                     if let __runtime::Err(__exceeded) = __checked {
                         return __runtime::Limited::Denied(__exceeded);
@@ -669,7 +667,7 @@ fn calendars_on_a_function() {
                     &__LIMITER
                 };
                 let __starts_on0: ::core::primitive::u8 = day;
-                let __checked = rt::Call::new(__limiter)
+                let __checked = rt::call(__limiter)
                     .limits(
                         &[
                             rt::calendar(

@@ -268,7 +268,7 @@ mod tests {
                 write(&mut bytes, number);
             }
             let Ok(bucket) = Bucket::from_bytes(&bytes) else { return Ok(()) };
-            let algorithm = |of: &usize| [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow][*of];
+            let algorithm = |of: &usize| Algorithm::ALL[*of];
             let limits: Vec<Limit> = algorithms.iter()
                 .map(|of| Limit::new(5, Duration::from_secs(1)).with_algorithm(algorithm(of))).collect();
             let max_wait = Duration::MAX;

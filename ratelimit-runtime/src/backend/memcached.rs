@@ -173,7 +173,7 @@ impl fmt::Debug for MemcachedBackend {
 }
 
 /// The backend of the environment, one for the whole process.
-pub(crate) fn environment() -> SharedBackend {
+pub fn environment() -> SharedBackend {
     static ENVIRONMENT: LazyLock<SharedBackend> = LazyLock::new(|| MemcachedBackend::from_env().into_backend());
     ENVIRONMENT.clone()
 }

@@ -250,7 +250,7 @@ impl fmt::Debug for PostgresBackend {
 }
 
 /// The backend of the environment, one for the whole process.
-pub(crate) fn environment() -> SharedBackend {
+pub fn environment() -> SharedBackend {
     static ENVIRONMENT: LazyLock<SharedBackend> = LazyLock::new(|| PostgresBackend::from_env().into_backend());
     ENVIRONMENT.clone()
 }

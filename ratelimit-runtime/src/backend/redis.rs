@@ -493,7 +493,7 @@ impl fmt::Debug for RedisBackend {
 }
 
 /// The backend of the environment, one for the whole process.
-pub(crate) fn environment() -> SharedBackend {
+pub fn environment() -> SharedBackend {
     static ENVIRONMENT: LazyLock<SharedBackend> = LazyLock::new(|| RedisBackend::from_env().into_backend());
     ENVIRONMENT.clone()
 }

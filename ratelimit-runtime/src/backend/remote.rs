@@ -287,7 +287,7 @@ mod tests {
         const HOUR: Duration = Duration::from_secs(3_600);
         let now = Timestamp::from_nanos(1_000_000 * 3_600_000_000_000);
         let in_an_hour = Timestamp::from_nanos(1_000_001 * 3_600_000_000_000);
-        for algorithm in [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow] {
+        for algorithm in Algorithm::ALL {
             let take = |per| {
                 let limit = Limit::new(1, per).with_algorithm(algorithm);
                 Request::new("api:a", &[limit], Action::Take { cost: 1, max_wait: Duration::ZERO })
@@ -303,7 +303,7 @@ mod tests {
         let hour = Duration::from_secs(3_600);
         let (take, peek) =
             (Action::Take { cost: 1, max_wait: Duration::ZERO }, Action::Peek { cost: 1, max_wait: Duration::ZERO });
-        for algorithm in [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow] {
+        for algorithm in Algorithm::ALL {
             let limit = Limit::new(1, hour).with_algorithm(algorithm);
             let stored = |bytes: &[u8], action: &Action, at| {
                 apply(bytes, &[&Request::new("api:a", &[limit], action.clone())], |_| Timestamp(at)).unwrap().bytes

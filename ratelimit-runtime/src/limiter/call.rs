@@ -13,6 +13,7 @@ use crate::decision::{Address, Decision, Held, Place, RemoteBucket, Taken};
 use crate::error::{ExceededKind, RateLimitExceeded};
 use crate::fingerprint::Fingerprint;
 use crate::guard::queue::{Booked, Denied};
+use crate::key::RateLimitKey;
 use crate::limit::Limit;
 use crate::observe::{KeyText, ShownKey};
 use crate::rt::clock::{self, Now, nanos};
@@ -22,10 +23,12 @@ const RETRY_AFTER_FAILURE: u64 = 1_000_000_000;
 
 /// How long a call may wait for its permits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wait {
+pub enum Wait {
+    /// Not at all.
     No,
-    /// Nanoseconds.
+    /// If they come within this many nanoseconds.
     AtMost(u64),
+    /// However long it takes.
     Forever,
 }
 
@@ -62,7 +65,7 @@ impl WaitOptions {
 
 /// The parameters of a call.
 #[derive(Clone, Copy)]
-pub(crate) struct Call<'a> {
+pub struct Call<'a> {
     pub(super) core: &'a Arc<Core>,
     pub(super) limits: Option<&'a [Limit]>,
     pub(super) cost: u32,
@@ -136,33 +139,42 @@ impl<'a> Call<'a> {
 
     /// Sets the limits that were read at this call.
     #[inline]
-    pub(crate) fn limits(self, limits: &'a [Limit]) -> Call<'a> {
+    pub fn limits(self, limits: &'a [Limit]) -> Call<'a> {
         open_others();
         self.core.see(limits);
         Call { limits: Some(limits), ..self }
     }
 
+    /// Sets the permits that the call takes.
     #[inline]
-    pub(crate) fn cost(self, cost: u32) -> Call<'a> {
+    pub fn cost(self, cost: u32) -> Call<'a> {
         Call { cost, ..self }
     }
 
+    /// Sets how long the call may wait.
     #[inline]
-    pub(crate) fn wait(self, wait: Wait) -> Call<'a> {
+    pub fn wait(self, wait: Wait) -> Call<'a> {
         Call { wait, ..self }
     }
 
     /// Waits only if fewer than `calls` others wait.
     #[inline]
-    pub(crate) fn queue(self, calls: u32) -> Call<'a> {
+    pub fn queue(self, calls: u32) -> Call<'a> {
         Call { options: WaitOptions { queue: calls as usize, ..self.options }, ..self }
     }
 
-    /// Sets the priority among waiting calls.
+    /// Sets the priority among waiting calls. Each step counts as one minute of waiting.
     #[inline]
-    pub(crate) fn priority(self, priority: u8) -> Call<'a> {
+    pub fn priority(self, priority: u8) -> Call<'a> {
         let ahead = u64::from(priority) * nanos(WaitOptions::AGE);
         Call { options: WaitOptions { ahead, ..self.options }, ..self }
+    }
+
+    /// Decides on this thread.
+    #[expect(clippy::inline_always, reason = "the call is to be taken apart into registers where it is made")]
+    #[inline(always)]
+    pub fn check<K: RateLimitKey>(self, key: K) -> Result<(), RateLimitExceeded> {
+        self.admit(key)
     }
 
     /// Marks the call of a future, which uses its runtime's clock if a test has paused that.

@@ -56,7 +56,7 @@ impl<'a> Call<'a> {
     /// the fast path too.
     #[expect(clippy::inline_always, reason = "the call is to be taken apart into registers where it is made")]
     #[inline(always)]
-    pub(crate) fn admit<K: RateLimitKey>(self, key: K) -> Result<(), RateLimitExceeded> {
+    pub(super) fn admit<K: RateLimitKey>(self, key: K) -> Result<(), RateLimitExceeded> {
         if self.wait != Wait::No {
             return self.admit_or_wait(&key);
         }
@@ -94,7 +94,7 @@ impl<'a> Call<'a> {
 
     /// As [`start`](Call::start), for a future that needs only yes or no.
     #[inline]
-    pub(crate) fn begin<K: RateLimitKey>(self, key: K) -> Begun {
+    pub(crate) fn admit_in_future<K: RateLimitKey>(self, key: K) -> Begun {
         let call = self.in_future();
         if call.limits.is_none() && call.wait == Wait::No && call.cost == 1 {
             match fast::admit_in_future(call.core, &key, OnePermit).found() {
@@ -224,7 +224,7 @@ impl<'a> Call<'a> {
     }
 
     /// As [`hold_slowly`](Call::hold_slowly), for a future.
-    pub(crate) fn begin_held<K: RateLimitKey>(self, key: &K) -> BegunHeld {
+    pub(crate) fn hold_in_future<K: RateLimitKey>(self, key: &K) -> BegunHeld {
         let call = self.in_future();
         match call.hold_fast(key).map(|held| Ok(Holding::Memory(held))).or_else(|| call.hold_in_memory(key)) {
             Some(held) => BegunHeld::Done(Some(held)),
@@ -267,25 +267,25 @@ impl<'a> Call<'a> {
 
     /// Takes the permits of each key's bucket, all or none, for a caller that needs only yes or no.
     #[inline]
-    pub(crate) fn admit_each<K: RateLimitKeys>(self, keys: &K) -> Result<(), RateLimitExceeded> {
-        match self.takes_each(keys) {
+    pub fn check_each<K: RateLimitKeys>(self, keys: K) -> Result<(), RateLimitExceeded> {
+        match self.takes_each(&keys) {
             Some(Ok(())) => Ok(()),
-            Some(Err(refusal)) => refuse(self.core, keys, refusal),
-            None => self.admit_each_slowly(keys),
+            Some(Err(refusal)) => refuse(self.core, &keys, refusal),
+            None => self.check_each_slowly(&keys),
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn admit_each_slowly<K: RateLimitKeys>(&self, keys: &K) -> Result<(), RateLimitExceeded> {
+    fn check_each_slowly<K: RateLimitKeys>(&self, keys: &K) -> Result<(), RateLimitExceeded> {
         match self.each_at_once(keys) {
             Some(decided) => decided,
             None => self.start_each(keys).finish().map(drop),
         }
     }
 
-    /// As [`admit_each`](Call::admit_each), for a future.
-    pub(crate) fn begin_each<K: RateLimitKeys>(self, keys: &K) -> Begun {
+    /// As [`check_each`](Call::check_each), for a future.
+    pub(crate) fn admit_each_in_future<K: RateLimitKeys>(self, keys: &K) -> Begun {
         let call = self.in_future();
         if let Some(decided) = call.takes_each(keys) {
             return Begun::of(decided.or_else(|refusal| refuse(call.core, keys, refusal)));
@@ -575,7 +575,7 @@ mod tests {
     /// Denials of a blocking and of an async call, each on its own key.
     fn denied_twice(limiter: &RateLimiter, wait: Duration) -> [RateLimitExceeded; 2] {
         let blocking = || Call::new(limiter.core()).admit("blocking");
-        let future = || match Call::new(limiter.core()).begin("future") {
+        let future = || match Call::new(limiter.core()).admit_in_future("future") {
             Begun::Done(Some(decided)) => decided,
             _ => panic!("it is decided at once"),
         };
@@ -591,7 +591,7 @@ mod tests {
             let limit = Limit::new(2, Duration::from_secs(60)).with_algorithm(algorithm);
             let limiter = RateLimiter::builder(format!("begun {algorithm:?}")).limit(limit).build().unwrap();
             for _ in 0..3 {
-                assert!(matches!(Call::new(limiter.core()).begin("a"), Begun::Done(_)));
+                assert!(matches!(Call::new(limiter.core()).admit_in_future("a"), Begun::Done(_)));
             }
         }
     }
@@ -600,7 +600,7 @@ mod tests {
     #[should_panic(expected = "polled after it was ready")]
     fn a_future_that_is_polled_again_does_not_admit_the_call_once_more() {
         let limiter = RateLimiter::builder("again").limit(Limit::new(9, Duration::from_secs(60))).build().unwrap();
-        let mut begun = Call::new(limiter.core()).begin("a");
+        let mut begun = Call::new(limiter.core()).admit_in_future("a");
         let context = &mut Context::from_waker(std::task::Waker::noop());
         assert!(Pin::new(&mut begun).poll(context).is_ready());
         let _ = Pin::new(&mut begun).poll(context);
@@ -609,7 +609,7 @@ mod tests {
     #[test]
     fn a_denial_by_replaced_limits_is_one_offence() {
         let days = |days: u64| Duration::from_secs(days * 86_400);
-        let algorithms = [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow];
+        let algorithms = Algorithm::ALL;
         for (algorithm, other) in algorithms.into_iter().flat_map(|one| algorithms.map(|other| (one, other))) {
             let limit = Limit::new(1, days(366));
             let builder = RateLimiter::builder(format!("{algorithm:?}, {other:?}"));

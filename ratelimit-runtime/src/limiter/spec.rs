@@ -224,24 +224,6 @@ impl Spec {
         self
     }
 
-    /// Keeps the buckets in the Redis that the environment names.
-    #[cfg(feature = "redis")]
-    pub const fn redis(self) -> Spec {
-        self.backend(crate::backend::redis::environment)
-    }
-
-    /// Keeps the buckets in the Memcached that the environment names.
-    #[cfg(feature = "memcached")]
-    pub const fn memcached(self) -> Spec {
-        self.backend(crate::backend::memcached::environment)
-    }
-
-    /// Keeps the buckets in the PostgreSQL that the environment names.
-    #[cfg(feature = "postgres")]
-    pub const fn postgres(self) -> Spec {
-        self.backend(crate::backend::postgres::environment)
-    }
-
     /// Keeps the buckets in a backend that is made at the first use.
     pub const fn backend(mut self, make: fn() -> SharedBackend) -> Spec {
         self.options.backend = BackendChoice::Made { make, made: backend::made };

@@ -10,7 +10,7 @@ use crate::error::Name;
 use crate::fingerprint::Fingerprint;
 use crate::guard::denials::DenialKey;
 use crate::key::{RateLimitKey, TextSink, escape};
-use crate::limit::{Algorithm, Limit};
+use crate::limit::Limit;
 
 /// A limiter's name, and the parts that the names of its buckets share.
 pub(super) struct Identity {
@@ -126,11 +126,7 @@ pub(super) fn shape(limits: &[Limit], reads_per: u8) -> String {
             calendar.write_identity(&mut shape);
             continue;
         }
-        shape.push(match limit.algorithm() {
-            Algorithm::SlidingWindow => 's',
-            Algorithm::TokenBucket => 't',
-            Algorithm::FixedWindow => 'f',
-        });
+        shape.push(limit.algorithm().letter());
         if reads_per >> position & 1 == 1 {
             shape.push('*');
         } else {

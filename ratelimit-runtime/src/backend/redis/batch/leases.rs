@@ -27,7 +27,7 @@ use crate::backend::redis::script::codec::{self, Back, Decided, Run, Terms};
 use crate::backend::redis::{Client, Mode};
 use crate::backend::{Action, Admitted, Answer, Denied, Outcome, Permit, Request, Timestamp};
 use crate::error::BackendError;
-use crate::limit::{Algorithm, Limit};
+use crate::limit::Limit;
 use crate::rt::background;
 use crate::rt::clock;
 
@@ -212,15 +212,8 @@ impl Leases {
     }
 
     fn valid_for(&self, limits: &[Limit]) -> u64 {
-        let period = |limit: &Limit| match limit.algorithm() {
-            // Also at most the time in which the bucket fills.
-            Algorithm::TokenBucket => {
-                let fills =
-                    u128::from(limit.per_nanos()) * u128::from(limit.burst()) / u128::from(limit.count().max(1));
-                limit.per_nanos().min(u64::try_from(fills).unwrap_or(u64::MAX))
-            }
-            Algorithm::SlidingWindow | Algorithm::FixedWindow => limit.per_nanos(),
-        };
+        // Also at most the time in which a bucket fills.
+        let period = |limit: &Limit| limit.refill(limit.burst()).unwrap_or(u64::MAX).min(limit.per_nanos());
         let share = limits.iter().map(|limit| period(limit) / SHARE_OF_PERIOD).min().unwrap_or(0);
         self.valid_for.min(share)
     }
