@@ -261,6 +261,36 @@ async fn the_drain_layer_leaves_successes_alone() {
     assert_eq!((read, status), (0, StatusCode::FORBIDDEN));
 }
 
+/// A body of some parts, the last of which may be an error. As some streams do, it panics if it is
+/// polled after its end.
+struct OfParts(std::vec::IntoIter<Option<Result<Frame<Bytes>, String>>>);
+
+impl http_body::Body for OfParts {
+    type Data = Bytes;
+    type Error = String;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, String>>> {
+        Poll::Ready(self.0.next().expect("polled after the end"))
+    }
+}
+
+#[tokio::test]
+async fn the_drain_layer_reads_no_further_than_the_end() {
+    async fn refuse(body: Body) -> (StatusCode, String) {
+        let read = axum::body::to_bytes(body, MEGABYTE).await;
+        (StatusCode::BAD_REQUEST, read.map_or_else(|error| error.to_string(), |bytes| bytes.len().to_string()))
+    }
+
+    let part = || Some(Ok(Frame::data(Bytes::from_static(b"abc"))));
+    for (parts, answer) in [(vec![part(), part(), None], "6"), (vec![part(), Some(Err("torn".to_owned()))], "torn")] {
+        let router = Router::new().route("/", post(refuse)).layer(DrainBodyLayer::new());
+        let request = Request::post("/").body(Body::new(OfParts(parts.into_iter()))).unwrap();
+        let response = router.oneshot(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+        assert_eq!(axum::body::to_bytes(response.into_body(), MEGABYTE).await.unwrap(), answer);
+    }
+}
+
 #[tokio::test]
 async fn nginx_passes_the_429_of_an_upload_on() {
     let layer = serve_at(layered("bodies-nginx")).await;

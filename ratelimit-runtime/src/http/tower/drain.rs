@@ -268,10 +268,13 @@ impl<B: Body + Unpin> Body for ReturnedBody<B> {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        match &mut self.body {
-            Some(body) => Pin::new(body).poll_frame(context),
-            None => Poll::Ready(None),
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let polled = Pin::new(body).poll_frame(context);
+        if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
+            // Streams may panic if they are polled after their end.
+            self.body = None;
         }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
