@@ -175,23 +175,25 @@ impl OneLimit {
 /// A table: one limit with its options, or `limits` with the options of the limiter.
 fn table<'de, A: MapAccess<'de>>(mut map: A) -> Result<Line, A::Error> {
     let (mut fields, mut limits) = (LimitFields::default(), None);
-    let (mut dry_run, mut enabled) = (None, true);
+    let (mut dry_run, mut enabled) = (None, None);
     while let Some(name) = map.next_key::<String>()? {
         match name.as_str() {
             "dry_run" => dry_run = Some(map.next_value()?),
-            "enabled" => enabled = map.next_value()?,
+            "enabled" => enabled = Some(map.next_value()?),
             "limits" => limits = Some(map.next_value::<Limits>()?.0),
             _ if fields.read(&name, &mut map)? => {}
             _ => return Err(unknown(&name, &["limits", "dry_run", "enabled"])),
         }
     }
+    let is_switched = dry_run.is_some() || enabled.is_some();
+    let enabled = enabled.unwrap_or(true);
     match limits {
         Some(_) if !fields.is_empty() => {
             Err(Error::custom("`limits` beside a limit's own fields: write them inside of `limits`"))
         }
         Some(limits) => line(&limits, dry_run, enabled),
         // Only switches: the limits are those in the code.
-        None if fields.is_empty() && (dry_run.is_some() || !enabled) => {
+        None if fields.is_empty() && is_switched => {
             Ok(Line(Settings { limits: None, tried: Vec::new(), dry_run, enabled }))
         }
         None => line(&[OneLimit::of(fields.finish()?)], dry_run, enabled),
@@ -254,6 +256,7 @@ mod tests {
             upload = [{ count = 5, per = "1s", algorithm = "token_bucket", burst = 40 }, "1000/1d"]
             export = { count = 10, per = "1h", dry_run = true }
             off = { enabled = false }
+            on = { enabled = true }
             trial = [{ count = 1, per = "1s", dry_run = true }, { count = 9, per = "1h" }]
             [login]
             limits = "3/1m"
@@ -262,12 +265,13 @@ mod tests {
         let read = "export: 10 per 1h; tried: ; Some(true) true\n\
                     login: 3 per 1m; tried: ; None false\n\
                     off: as written; tried: ; None false\n\
+                    on: as written; tried: ; None true\n\
                     search: 200 per 1m; tried: ; None true\n\
                     trial: 4294967295 per 1s + 9 per 1h; tried: 0: 1 per 1s; None true\n\
                     upload: 5 per 1s (token_bucket, burst 40) + 1000 per 1d; tried: ; None true\n";
         assert_eq!(toml(text), read);
         let json = r#"{
-            "search": "200/1m", "off": {"enabled": false}, "login": {"limits": ["3/1m"], "enabled": false},
+            "search": "200/1m", "off": {"enabled": false}, "on": {"enabled": true}, "login": {"limits": ["3/1m"], "enabled": false},
             "upload": [{"count": 5, "per": 1, "algorithm": "token_bucket", "burst": 40}, "1000 per day"],
             "export": {"count": 10, "per": "1h", "dry_run": true},
             "trial": [{"count": 1, "per": "1s", "dry_run": true}, {"count": 9, "per": 3600.0}]
