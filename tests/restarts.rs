@@ -143,6 +143,15 @@ fn error(path: &Path) -> SnapshotError {
 }
 
 #[test]
+fn a_relative_path_outlasts_a_change_of_the_working_directory() {
+    let folder = Folder::new("relative");
+    let mut keeper = Command::new(env!("CARGO_BIN_EXE_keeper"));
+    let keeper = keeper.args(["limits.snapshot", "log", "20"]).current_dir(&folder.0).stdin(Stdio::null());
+    assert!(keeper.status().unwrap().success());
+    assert_eq!(folder.names(), ["limits.snapshot", "log"]);
+}
+
+#[test]
 fn a_snapshot_is_one_file_that_only_its_owner_reads() {
     let folder = Folder::new("mode");
     let path = made(&folder);

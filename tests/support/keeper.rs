@@ -30,6 +30,8 @@ fn main() {
     let kept = MemoryBackend::of_process().keep(snapshot, every).unwrap();
     kept.restored().unwrap();
     let log = OpenOptions::new().create(true).append(true).open(log).unwrap();
+    // As daemons do. The path of the snapshot may be a relative one.
+    std::env::set_current_dir("/").unwrap();
     let limiters: Vec<RateLimiter> = kept_limits()
         .into_iter()
         .map(|(name, limit)| RateLimiter::builder(name).limit(limit).build().unwrap())

@@ -1,7 +1,7 @@
 //! Polls a source of configuration, on a thread of its own.
 
 use std::fs;
-use std::path::Path;
+use std::path::{self, Path};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
@@ -35,7 +35,8 @@ pub(super) fn parsed(path: &Path, text: &str) -> Result<Configuration, Configura
 }
 
 pub(super) fn file(path: &Path, every: Duration) -> Result<ConfigurationWatch, ConfigurationError> {
-    let path = path.to_owned();
+    // The program may change its working directory.
+    let path = path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let first = read(&path)?;
     parsed(&path, &first)?.apply();
     let mut written = Written { last: first.clone(), whole: first.clone() };

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -71,7 +71,8 @@ impl MemoryBackend {
     /// [`SnapshotError::NotAFile`] if a folder, a pipe or a device is there.
     /// [`SnapshotError::Io`] if files cannot be written there, or the thread cannot be started.
     pub fn keep(&self, path: impl AsRef<Path>, every: Duration) -> Result<Kept, SnapshotError> {
-        let path = path.as_ref().to_owned();
+        // The program may change its working directory.
+        let path = path::absolute(&path).map_err(|error| SnapshotError::io(path.as_ref(), error))?;
         file::prepare(&path)?;
         let restored = match self.restore(&path) {
             Err(SnapshotError::InUse) => return Err(SnapshotError::InUse),
