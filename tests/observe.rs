@@ -406,6 +406,8 @@ fn tracked_keys_add_up_and_evictions_are_counted() {
         large.reset(key).unwrap();
     }
     assert_shows(&rendered(&recorder), "ratelimit_tracked_keys 40");
+    drop(small);
+    assert_shows(&rendered(&recorder), "ratelimit_tracked_keys 30");
 }
 
 /// The limiter of that name, as JSON.

@@ -195,6 +195,16 @@ impl KeysMeters {
     }
 }
 
+/// A dropped backend keeps no keys.
+impl Drop for KeysMeters {
+    fn drop(&mut self) {
+        if self.keys.reported.load(Ordering::Relaxed) > 0 {
+            self.keys.tracked.store(0, Ordering::Relaxed);
+            report(|| self.keys.report());
+        }
+    }
+}
+
 /// Reports this thread's changes, now that it holds no lock.
 #[inline]
 pub(super) fn report_changed() {
