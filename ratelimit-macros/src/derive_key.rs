@@ -56,6 +56,8 @@ fn implementation(item: TokenStream) -> syn::Result<TokenStream> {
             return Err(syn::Error::new_spanned(other, message));
         }
     };
+    // A deprecated type may be used by its derives.
+    let name = at(&name, place_of(&name).0);
     let runtime = runtime(&attrs)?;
     bound(&mut generics);
     let (impl_generics, type_generics, where_clause) = generics.split_for_impl();

@@ -354,6 +354,17 @@ fn a_derived_key_tells_its_fields_apart() {
 }
 
 #[test]
+fn a_deprecated_type_derives_a_key_without_a_warning() {
+    #[derive(RateLimitKey)]
+    #[deprecated]
+    struct Old(u64);
+
+    #[expect(deprecated, reason = "of its user")]
+    let keys = [Old(1), Old(1)];
+    assert_eq!(buckets(keys), [true, false]);
+}
+
+#[test]
 fn a_derived_key_of_one_value_is_that_value() {
     use ratelimit_runtime::{Limit, RateLimiter};
 
