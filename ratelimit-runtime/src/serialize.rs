@@ -193,14 +193,6 @@ impl LimitFields {
 
     /// Reads the value of a field. Returns false if a limit has no field of this name.
     pub(crate) fn read<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<bool, A::Error> {
-        fn set<'de, T: Deserialize<'de>, A: MapAccess<'de>>(
-            slot: &mut Option<T>,
-            name: &'static str,
-            map: &mut A,
-        ) -> Result<bool, A::Error> {
-            if slot.replace(map.next_value()?).is_some() { Err(Error::duplicate_field(name)) } else { Ok(true) }
-        }
-
         match name {
             "count" => set(&mut self.count, "count", map),
             "per" => set(&mut self.per, "per", map),
@@ -257,6 +249,15 @@ impl LimitFields {
         let LimitFields { count, per, algorithm, burst, .. } = self;
         count.is_none() && per.is_none() && algorithm.is_none() && burst.is_none()
     }
+}
+
+/// Reads the value of a field, which must be the only one of its name. Always true.
+pub(crate) fn set<'de, T: Deserialize<'de>, A: MapAccess<'de>>(
+    slot: &mut Option<T>,
+    name: &'static str,
+    map: &mut A,
+) -> Result<bool, A::Error> {
+    if slot.replace(map.next_value()?).is_some() { Err(Error::duplicate_field(name)) } else { Ok(true) }
 }
 
 /// A duration as text or in seconds.

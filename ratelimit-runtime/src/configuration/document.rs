@@ -9,7 +9,7 @@ use serde_core::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Vis
 use super::ConfigurationError;
 use crate::limit::{Limit, MAX_LIMITS};
 use crate::limiter::Settings;
-use crate::serialize::LimitFields;
+use crate::serialize::{LimitFields, set};
 use crate::suggest::{listed, nearest};
 
 pub(super) fn from_toml(text: &str) -> Result<BTreeMap<String, Settings>, ConfigurationError> {
@@ -144,15 +144,18 @@ impl<'de> Deserialize<'de> for OneLimit {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<OneLimit, A::Error> {
                 let mut fields = LimitFields::default();
-                let (mut dry_run, mut enabled) = (false, true);
+                let (mut dry_run, mut enabled) = (None, None);
                 while let Some(name) = map.next_key::<String>()? {
-                    match name.as_str() {
-                        "dry_run" => dry_run = map.next_value()?,
-                        "enabled" => enabled = map.next_value()?,
-                        _ if fields.read(&name, &mut map)? => {}
-                        _ => return Err(unknown(&name, &["dry_run", "enabled"])),
+                    let is_known = match name.as_str() {
+                        "dry_run" => set(&mut dry_run, "dry_run", &mut map)?,
+                        "enabled" => set(&mut enabled, "enabled", &mut map)?,
+                        _ => fields.read(&name, &mut map)?,
+                    };
+                    if !is_known {
+                        return Err(unknown(&name, &["dry_run", "enabled"]));
                     }
                 }
+                let (dry_run, enabled) = (dry_run.unwrap_or(false), enabled.unwrap_or(true));
                 Ok(OneLimit { limit: fields.finish()?, dry_run, enabled })
             }
         }
@@ -177,12 +180,14 @@ fn table<'de, A: MapAccess<'de>>(mut map: A) -> Result<Line, A::Error> {
     let (mut fields, mut limits) = (LimitFields::default(), None);
     let (mut dry_run, mut enabled) = (None, None);
     while let Some(name) = map.next_key::<String>()? {
-        match name.as_str() {
-            "dry_run" => dry_run = Some(map.next_value()?),
-            "enabled" => enabled = Some(map.next_value()?),
-            "limits" => limits = Some(map.next_value::<Limits>()?.0),
-            _ if fields.read(&name, &mut map)? => {}
-            _ => return Err(unknown(&name, &["limits", "dry_run", "enabled"])),
+        let is_known = match name.as_str() {
+            "dry_run" => set(&mut dry_run, "dry_run", &mut map)?,
+            "enabled" => set(&mut enabled, "enabled", &mut map)?,
+            "limits" => set(&mut limits, "limits", &mut map)?,
+            _ => fields.read(&name, &mut map)?,
+        };
+        if !is_known {
+            return Err(unknown(&name, &["limits", "dry_run", "enabled"]));
         }
     }
     let is_switched = dry_run.is_some() || enabled.is_some();
@@ -191,7 +196,7 @@ fn table<'de, A: MapAccess<'de>>(mut map: A) -> Result<Line, A::Error> {
         Some(_) if !fields.is_empty() => {
             Err(Error::custom("`limits` beside a limit's own fields: write them inside of `limits`"))
         }
-        Some(limits) => line(&limits, dry_run, enabled),
+        Some(Limits(limits)) => line(&limits, dry_run, enabled),
         // Only switches: the limits are those in the code.
         None if fields.is_empty() && is_switched => {
             Ok(Line(Settings { limits: None, tried: Vec::new(), dry_run, enabled }))
@@ -297,6 +302,14 @@ mod tests {
         }
         let told = from_json("{\n\"a\": \"1/1s\",\n\"a\": \"1/1s\"}").unwrap_err().to_string();
         assert_eq!(told, "line 3: the limiter `a` is given twice");
+        for text in [
+            r#"{"a": {"limits": "1/1s", "limits": "2/1s"}}"#,
+            r#"{"a": {"count": 1, "per": 1, "enabled": true, "enabled": false}}"#,
+            r#"{"a": [{"count": 1, "per": 1, "dry_run": true, "dry_run": false}]}"#,
+        ] {
+            let told = from_json(text).unwrap_err().to_string();
+            assert!(told.starts_with("line 1: duplicate field `"), "{text}: {told}");
+        }
         let nine = format!("a = [{}]", "\"1/1s\",".repeat(9));
         assert_eq!(toml(&nine), "error: line 1: a limiter has at most 8 limits");
     }
