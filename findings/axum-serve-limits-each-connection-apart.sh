@@ -5,14 +5,14 @@
 # clients come together, each on a connection of its own. One would guess that their requests run one
 # after the other. Behind `axum::serve(listener, router)` all four run at once: the router is made
 # anew for each connection, its layers with it, and each has a semaphore of its own. With HTTP/1.1 a
-# connection has one request at a time, so the layer limits nothing.
-# `axum::serve(listener, router.into_make_service())` applies the layers once, and the same router
-# runs one at a time. But then it is one for each method of each route, here three at once for GET
-# and POST of /a and GET of /b. tower's `GlobalConcurrencyLimitLayer` makes its semaphore before it is
-# applied, and holds in both. The documentation of `ConcurrencyLimitLayer` says that it "enforces a
-# limit on the concurrent number of requests the underlying service can handle", and axum's
-# documentation of layers has it as an example. Any layer that makes its state when it is applied is concerned: a limiter's
-# counters, a circuit breaker's or a cache's.
+# connection has one request at a time, so the layer limits nothing. `axum::serve(listener,
+# router.into_make_service())` applies the layers once, and the same router runs one at a time. But
+# then it is one for each method of each route, here three at once for GET and POST of /a and GET of
+# /b. tower's `GlobalConcurrencyLimitLayer` makes its semaphore before it is applied, and holds in
+# both. The documentation of `ConcurrencyLimitLayer` says that it "enforces a limit on the concurrent
+# number of requests the underlying service can handle", and axum's documentation of layers has it as
+# an example. Any layer that makes its state when it is applied is concerned: a limiter's counters, a
+# circuit breaker's or a cache's.
 set -euo pipefail
 directory=$(mktemp -d)
 trap 'rm -rf "$directory"' EXIT

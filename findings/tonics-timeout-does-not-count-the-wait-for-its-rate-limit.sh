@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # tonic (Rust) 0.14.9, with tonic-health 0.14.9 and tokio 1, 1 December 2026. Builds for a minute.
 #
-# A gRPC channel of one call each five seconds whose calls take a second at most:
-# `Endpoint::timeout(1 s).rate_limit(1, 5 s)`. Three calls in turn. One would guess that the second
-# fails after a second, with CANCELLED or DEADLINE_EXCEEDED. It succeeds after five seconds, and so
-# does the third, which has a deadline of half a second of its own (`Request::set_timeout`): the limit
-# stands in front of the timeout, so the time of a call begins when it is let through. With a
-# limit of an hour it waits an hour. The documentation of `timeout` says "apply a timeout to each
-# request". The server is told by `grpc-timeout` that it has the whole second, when the caller
-# has long been waiting. A deadline in front of the call, such as `tokio::time::timeout`, does count
-# the wait; here it ends the fourth call after a second.
+# A gRPC channel of one call each five seconds whose calls take a second at most: `Endpoint::timeout(1
+# s).rate_limit(1, 5 s)`. Three calls in turn. One would guess that the second fails after a second,
+# with CANCELLED or DEADLINE_EXCEEDED. It succeeds after five seconds, and so does the third, which
+# has a deadline of half a second of its own (`Request::set_timeout`): the limit stands in front of
+# the timeout, so the time of a call begins when it is let through. With a limit of an hour it waits
+# an hour. The documentation of `timeout` says "apply a timeout to each request". The server is told
+# by `grpc-timeout` that it has the whole second, when the caller has long been waiting. A deadline in
+# front of the call, such as `tokio::time::timeout`, does count the wait; here it ends the fourth call
+# after a second.
 set -euo pipefail
 directory=$(mktemp -d)
 trap 'rm -rf "$directory"' EXIT
