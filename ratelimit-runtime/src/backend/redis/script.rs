@@ -12,48 +12,22 @@ use redis::{Cmd, Script};
 
 use crate::backend::redis::script::codec::NUMBERS;
 
-/// Replacements of `--inline` and a name, in this order. Inlined because a function call in Lua
-/// would cost more than these do.
-const INLINED: [(&str, &str); 38] = [
-    ("--inline usual.lua\n", include_str!("script/usual.lua")),
-    ("--inline rich.lua\n", include_str!("script/rich.lua")),
-    ("--inline back_now.lua\n", include_str!("script/back_now.lua")),
-    ("--inline undo_now.lua\n", include_str!("script/undo_now.lua")),
-    ("--inline new.lua\n", include_str!("script/new.lua")),
-    ("--inline steps.lua\n", include_str!("script/steps.lua")),
-    ("--inline sliding_now.lua\n", include_str!("script/sliding_now.lua")),
-    ("--inline token_now.lua\n", include_str!("script/token_now.lua")),
-    ("--inline fixed_now.lua\n", include_str!("script/fixed_now.lua")),
-    ("--inline sliding.lua\n", include_str!("script/sliding.lua")),
-    ("--inline token.lua\n", include_str!("script/token.lua")),
-    ("--inline fixed.lua\n", include_str!("script/fixed.lua")),
-    ("--inline block.lua\n", include_str!("script/block.lua")),
-    ("--inline debt_sliding.lua\n", include_str!("script/debt_sliding.lua")),
-    ("--inline debt_token.lua\n", include_str!("script/debt_token.lua")),
-    ("--inline debt_fixed.lua\n", include_str!("script/debt_fixed.lua")),
-    ("--inline calendar.lua\n", include_str!("script/calendar.lua")),
-    ("--inline debt_calendar.lua\n", include_str!("script/debt_calendar.lua")),
-    ("--inline outcome.lua\n", include_str!("script/outcome.lua")),
-    ("--inline offence.lua\n", include_str!("script/offence.lua")),
-    ("--inline revive.lua\n", include_str!("script/revive.lua")),
-    ("--inline undo_sliding.lua\n", include_str!("script/undo_sliding.lua")),
-    ("--inline undo_token.lua\n", include_str!("script/undo_token.lua")),
-    ("--inline ring.lua\n", include_str!("script/ring.lua")),
-    ("--inline charge.lua\n", include_str!("script/charge.lua")),
-    ("--inline close.lua\n", include_str!("script/close.lua")),
-    ("--inline keep.lua\n", include_str!("script/keep.lua")),
-    ("--inline write.lua\n", include_str!("script/write.lua")),
-    ("--inline set.lua\n", include_str!("script/set.lua")),
-    ("--inline record.lua\n", include_str!("script/record.lua")),
-    ("--inline convert.lua\n", include_str!("script/convert.lua")),
-    ("--inline slot_edit.lua\n", include_str!("script/slot_edit.lua")),
-    ("--inline edits.lua\n", include_str!("script/edits.lua")),
-    ("--inline flow.lua\n", include_str!("script/flow.lua")),
-    ("--inline span.lua\n", include_str!("script/span.lua")),
-    ("--inline widen_now.lua\n", include_str!("script/widen_now.lua")),
-    ("--inline widen.lua\n", include_str!("script/widen.lua")),
-    ("--inline slot.lua\n", include_str!("script/slot.lua")),
-];
+/// The files by their names. They are inlined, because a function call in Lua would cost more than
+/// most of them.
+macro_rules! files {
+    ($($name:literal)*) => { [$(($name, include_str!(concat!("script/", $name, ".lua")))),*] };
+}
+
+#[rustfmt::skip]
+static FILES: LazyLock<HashMap<&str, &str>> = LazyLock::new(|| {
+    HashMap::from(files![
+        "back_now" "block" "charge" "close" "convert"
+        "debt_fixed" "debt_sliding" "debt_token" "edits" "expire" "fixed" "fixed_now" "flow" "keep"
+        "new" "offence" "outcome" "record" "revive" "rich" "ring" "set" "sliding"
+        "sliding_now" "slot" "slot_edit" "span" "steps" "token" "token_now" "undo_now"
+        "undo_sliding" "undo_token" "usual" "widen" "widen_now" "write"
+    ])
+});
 
 /// Decides on one bucket.
 static ONE: LazyLock<Script> = LazyLock::new(|| Script::new(&ONE_SOURCE));
@@ -63,11 +37,24 @@ static MANY: LazyLock<Script> = LazyLock::new(|| Script::new(&MANY_SOURCE));
 static TOGETHER: LazyLock<Script> = LazyLock::new(|| Script::new(&TOGETHER_SOURCE));
 
 static ONE_SOURCE: LazyLock<String> = LazyLock::new(|| {
-    let source = include_str!("script/decide.lua").to_owned();
-    with_constants(&INLINED.iter().fold(source, |source, (place, code)| source.replace(place, code)))
+    let mut source = String::new();
+    append(&mut source, include_str!("script/decide.lua"));
+    with_constants(&source)
 });
 static MANY_SOURCE: LazyLock<String> = LazyLock::new(|| on_several(include_str!("script/many.lua")));
 static TOGETHER_SOURCE: LazyLock<String> = LazyLock::new(|| on_several(include_str!("script/together.lua")));
+
+/// Appends a file and, in the places of `--inline`, what it inlines. Comments stay here.
+fn append(source: &mut String, file: &str) {
+    for line in file.lines().map(str::trim_start) {
+        if let Some(name) = line.strip_prefix("--inline ") {
+            append(source, FILES[name.trim_end_matches(".lua")]);
+        } else if !line.starts_with("--") {
+            source.push_str(line);
+            source.push('\n');
+        }
+    }
+}
 
 /// A script around the decision on one bucket.
 fn on_several(script: &str) -> String {

@@ -17,7 +17,7 @@ repeat -- Left by `break`.
       unpack_bytes(WHOLE_SLIDING, stored)
   else
     form, newest, number, was_print, last, total, kept, clock, lowest, top, start =
-      unpack_bytes(kind == TOKEN and WHOLE_TOKEN or WHOLE_FIXED, stored)
+      unpack_bytes(WHOLE_TIMED, stored)
   end
   if clock > now or back_number <= start or back_number > number then break end
   if undo_bytes > 0 then
@@ -45,22 +45,23 @@ repeat -- Left by `break`.
         all, total, last = all - gone, total - gone, last - gone
       end
       hot = pack(is_last and BACK_SLIDING or SLIDING_HOT, all, total, last, first, old, used, slots, kept, now)
-    elseif kind == TOKEN then
-      local permit, step
-      permit, step, from = unpack_bytes(TOKEN_RULE, request, from)
-      if limits > 1 then last, total = unpack_bytes(TOKEN_HOT, stored, at) end
-      local units, x, owed = b, now, total
-      local debt_at, debt
-      --inline flow.lua
-      -- A booking given up under other limits may have left a time ahead.
-      local until_at = debt_at > now and debt_at or now
-      local real = cost * permit - math.ceil((until_at - back_at) / step) * units
-      if real > 0 then debt = debt > real and debt - real or 0 end
-      hot = pack(is_last and BACK_TOKEN or TOKEN_HOT, debt_at, debt, kept, now)
     else
-      if limits > 1 then last, total = unpack_bytes(FIXED_HOT, stored, at) end
-      if back_at - back_at % b == last - last % b then total = total > cost and total - cost or 0 end
-      hot = pack(is_last and BACK_FIXED or FIXED_HOT, last, total, kept, now)
+      if limits > 1 then last, total = unpack_bytes(TIMED_HOT, stored, at) end
+      if kind == FIXED then
+        if back_at - back_at % b == last - last % b then total = total > cost and total - cost or 0 end
+      else
+        local permit, step
+        permit, step, from = unpack_bytes(TOKEN_RULE, request, from)
+        local units, x, owed = b, now, total
+        local debt_at, debt
+        --inline flow.lua
+        -- A booking given up under other limits may have left a time ahead.
+        local until_at = debt_at > now and debt_at or now
+        local real = cost * permit - math.ceil((until_at - back_at) / step) * units
+        if real > 0 then debt = debt > real and debt - real or 0 end
+        last, total = debt_at, debt
+      end
+      hot = pack(is_last and BACK_TIMED or TIMED_HOT, last, total, kept, now)
     end
     if hots then hots = hots .. hot else hots = hot end
     position, at = position + 1, at + HOT_BYTES

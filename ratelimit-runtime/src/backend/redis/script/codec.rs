@@ -64,7 +64,7 @@ numbers! {
     /// plain parts begins with `RICH`.
     PLAIN = 23;
     /// Charged as of a time ahead. The record's front follows, as stored; for a booking also the
-    /// front before it.
+    /// state before it.
     AHEAD = 24;
     #[allow(dead_code, reason = "only in the script")]
     RICH = 25;
@@ -563,7 +563,7 @@ impl Reader<'_> {
         Some((now.checked_mul(1_000)?, tightest?))
     }
 
-    /// A booking or a debt of one limit: the record's front after it; for a booking also before it.
+    /// A booking or a debt of one limit: the record's front; for a booking also the state before it.
     fn ahead(&mut self, request: &Request) -> Option<Answer> {
         let (at, last) = self.record(request)?;
         let (_kept, now, _floor, _top) = (self.u56()?, self.time()?, self.u56()?, self.u56()?);
@@ -581,32 +581,24 @@ impl Reader<'_> {
         Some(Answer { now: Timestamp::from_nanos(now), outcome })
     }
 
-    /// The state to which a cancelled booking returns, read from the front before it. No group was
-    /// dropped and nothing had been given back.
+    /// The state to which a cancelled booking returns. No group was dropped and nothing had been given
+    /// back.
     fn before(&mut self, limit: Limit) -> Option<Undo> {
-        let (form, _limits) = (self.u8()?, self.u8()?);
-        let (newest, number, _print) = (self.time()?, self.u56()?, self.u56()?);
+        let (newest, floor, top) = (self.time()?, self.time()?, self.u56()?);
         let given = Given { window: 0, amount: 0 };
-        let previous = match limit.algorithm() {
-            Algorithm::SlidingWindow => {
-                self.skip(18)?;
-                Previous::Sliding { dropped: Group { at: 0, permits: 0 } }
-            }
-            Algorithm::TokenBucket => {
-                let (last, debt) = (self.time()?, self.u56()?);
-                self.skip(4)?;
+        let previous = if limit.algorithm() == Algorithm::SlidingWindow {
+            Previous::Sliding { dropped: Group { at: 0, permits: 0 } }
+        } else {
+            let (at, amount) = (self.time()?, self.u56()?);
+            if limit.algorithm() == Algorithm::TokenBucket {
                 let Rate { units, permit, step, .. } = Rule::new(limit).rate;
-                Previous::Token { bucket: TokenBucket { last, debt, unit: permit, flow: (units, step) }, given }
-            }
-            Algorithm::FixedWindow => {
-                let (charged, taken) = (self.time()?, self.u32()?.into());
-                self.skip(7)?;
+                let bucket = TokenBucket { last: at, debt: amount, unit: permit, flow: (units, step) };
+                Previous::Token { bucket, given }
+            } else {
                 let per = limit.per_micros().checked_mul(1_000)?;
-                Previous::Fixed { window: FixedWindow { per, charged, taken, end: 0 }, given }
+                Previous::Fixed { window: FixedWindow { per, charged: at, taken: amount, end: 0 }, given }
             }
         };
-        let (_kept, _clock, floor, top) = (self.u56()?, self.u56()?, self.time()?, self.u56()?);
-        let (floor, top) = if form == PLAIN { (0, number) } else { (floor, top) };
         let mut limits = SmallVec::new();
         limits.push(previous);
         Some(Undo { newest, floor, top, limits })

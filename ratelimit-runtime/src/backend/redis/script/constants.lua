@@ -40,10 +40,9 @@ local HEAD_BYTES = 23
 -- expired slots, used slots, and all slots. The last group is as of the newest admission. The ring
 -- holds the earlier groups, the oldest first.
 local SLIDING_HOT = '<I5I5I4BBBB'
--- Token bucket: last and debt.
-local TOKEN_HOT = '<I7I7xxxx'
--- Fixed window: the last charge, and permits in its window.
-local FIXED_HOT = '<I7I4xxxxxxx'
+-- A time and an amount. Token bucket: last and debt. Fixed window: the last charge, and permits in its
+-- window.
+local TIMED_HOT = '<I7I7xxxx'
 -- Of a calendar: the same, and the end of that window.
 local CALENDAR_HOT = '<I7I4I7'
 local HOT_BYTES = 18
@@ -79,27 +78,23 @@ local ALL_BYTES = 38
 local ONE_BYTES = 96
 -- At the end, the rings of the sliding windows, the last limit's first.
 
--- What the fast path reads and writes of a record of one limit; in a booking or debt with the tail.
+-- What the fast path reads and writes of a record of one limit, and for bookings and debts also of its
+-- tail. The answer to a booking goes on with the state to which giving it up returns: the newest
+-- admission, the floor, the newest charge that stands; and the time and the amount.
 local FRONT_BYTES = 69
-local READ_SLIDING = '<I2I7I7I7I5I5I4BBBBI7I7'
 local WRITTEN_SLIDING = '<I2I7I7I7I5I5I4BBBB'
-local BOOKED_SLIDING = '<I2I7I7I7I5I5I4BBBBI7I7I7I7'
-local READ_TOKEN = '<I2I7I7I7I7I7xxxxI7I7'
-local WRITTEN_TOKEN = '<I2I7I7I7I7I7xxxx'
-local BOOKED_TOKEN = '<I2I7I7I7I7I7xxxxI7I7I7I7'
-local READ_FIXED = '<I2I7I7I7I7I4xxxxxxxI7I7'
-local WRITTEN_FIXED = '<I2I7I7I7I7I4xxxxxxx'
-local BOOKED_FIXED = '<I2I7I7I7I7I4xxxxxxxI7I7I7I7'
+local WRITTEN_TIMED = '<I2I7I7I7I7I7xxxx'
+local OWED_SLIDING = '<I2I7I7I7I5I5I4BBBBI7I7I7I7'
+local OWED_TIMED = '<I2I7I7I7I7I7xxxxI7I7I7I7'
+local BOOKED_SLIDING = '<I2I7I7I7I5I5I4BBBBI7I7I7I7I7I7I7'
+local BOOKED_TIMED = '<I2I7I7I7I7I7xxxxI7I7I7I7I7I7I7I7I7'
 local NEW_SLIDING = '<I2I7I7I7I5I5I4BBBBI7I7I7I7I7I2I7I4xxxxxxx'
-local NEW_TOKEN = '<I2I7I7I7I7I7xxxxI7I7I7I7I7I2I7I7I4'
-local NEW_FIXED = '<I2I7I7I7I7I4xxxxxxxI7I7I7I7I7I2I7xxxxxxxxxxx'
+local NEW_TIMED = '<I2I7I7I7I7I7xxxxI7I7I7I7I7I2I7I7I4'
 -- What a refund reads of such a record, and a limit's hot part with the start of the tail.
 local WHOLE_SLIDING = '<I2I7I7I7I5I5I4BBBBI7I7I7I7I7'
-local WHOLE_TOKEN = '<I2I7I7I7I7I7xxxxI7I7I7I7I7'
-local WHOLE_FIXED = '<I2I7I7I7I7I4xxxxxxxI7I7I7I7I7'
+local WHOLE_TIMED = '<I2I7I7I7I7I7xxxxI7I7I7I7I7'
 local BACK_SLIDING = '<I5I5I4BBBBI7I7'
-local BACK_TOKEN = '<I7I7xxxxI7I7'
-local BACK_FIXED = '<I7I4xxxxxxxI7I7'
+local BACK_TIMED = '<I7I7xxxxI7I7'
 
 -- The undo of a booking: the newest admission, the floor, and the newest charge before it. Then for
 -- each limit its kind and earlier state. Sliding window: time and permits of a dropped group. Token

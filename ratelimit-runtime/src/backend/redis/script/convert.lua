@@ -1,13 +1,13 @@
 -- Inlined: the permits taken now under the limit on record, of another kind `was`. Its hot part is
 -- at `at`.
 if was == TOKEN then
-  local last, owed = unpack_bytes(TOKEN_HOT, stored, at)
+  local last, owed = unpack_bytes(TIMED_HOT, stored, at)
   local _, unit, flow, every = unpack_bytes(TOKEN_COLD, stored, cold_at)
   local since = now - math.max(0, last - back)
   if since > 0 then owed = math.max(0, owed - (since - since % every) / every * flow) end
   taken = unit > 0 and math.ceil(owed / unit) or 0
 elseif was == FIXED then
-  local charged, total = unpack_bytes(FIXED_HOT, stored, at)
+  local charged, total = unpack_bytes(TIMED_HOT, stored, at)
   local _, window = unpack_bytes(FIXED_COLD, stored, cold_at)
   if back > 0 then charged = charged - (clock - clock % window - (now - now % window)) end
   taken = charged >= now - now % window and total or 0

@@ -23,8 +23,8 @@ if rest > portion and (portion == 0 or until_at > t) then
 end
 -- Nothing is charged: a later time would shorten what comes back.
 if fits == 0 and until_at == t then debt_at, debt = last, owed end
-hot = pack(TOKEN_HOT, debt_at, debt)
+hot = pack(TIMED_HOT, debt_at, debt)
 if is_changed then cold = pack(TOKEN_COLD, TOKEN, permit, units, step) end
-last, owed, x = debt_at, debt, owes_alone and math.max(stamp, until_at) or stamp
+last, owed, x = debt_at, debt, math.max(stamp, until_at)
 --inline flow.lua
 has = capacity - math.ceil(debt / permit)

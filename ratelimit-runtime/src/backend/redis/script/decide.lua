@@ -140,7 +140,8 @@ repeat
   end
   local charging = not keeping and action ~= PEEK and each > 0 and t - now <= max_wait and blocks - now <= max_wait
   if action == CHARGE then charging = true end
-  local again = false
+  -- Whether a charge does not fit, which the first pass finds out.
+  local again, owes = false, false
 
   repeat
     if again then kind, capacity, a, b, from = unpack_bytes(RULE, request, RULES_FROM) end
@@ -157,9 +158,7 @@ repeat
     -- look for it.
     local is_later = false
     -- Bookings have no print, nor have records whose rings differ in slots from the limits' own.
-    local is_booking = (t > now or action == CHARGE and stamp > now) and charging and not leases
-    -- Of a debt, the last charge is known at once if there is only one limit.
-    local owes_alone = is_booking and action == CHARGE and limits == 1
+    local is_booking = (t > now or owes) and charging and not leases
     local is_other, is_changed, floor, kept_print = were ~= limits, was_print ~= print or is_booking, lowest, print
     -- New bytes of the rings, which replace the stored bytes from `changed_at` to `changed_end`.
     local ring_at = size + 1
@@ -184,10 +183,8 @@ repeat
         --inline sliding.lua
       elseif kind == TOKEN then
         --inline token.lua
-      elseif kind == FIXED then
-        --inline fixed.lua
       else
-        --inline calendar.lua
+        --inline fixed.lua
       end
       if taken then is_other = true end
       if has < 0 then has = 0 end
@@ -195,7 +192,12 @@ repeat
       --inline edits.lua
       if each > capacity and not never and action ~= CHARGE then never, never_left = position, left end
       if until_at and until_at > found then found, found_limit, found_left = until_at, position, left end
-      if owes_alone and found > stamp then stamp = found end
+      if action == CHARGE and not is_booking then
+        owes = owes or until_at or charge > has
+      elseif action == CHARGE and until_at > stamp then
+        -- The limits before have to be charged again, as of a later time.
+        stamp, again = until_at, position > 0
+      end
       if has < room then
         tight, room, tight_left, tight_full, tight_debt_at, tight_debt = position, has, left, full_at, debt_at, debt
       end

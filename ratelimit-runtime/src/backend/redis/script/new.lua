@@ -15,22 +15,18 @@ if taken > 0 then
 end
 if kind > 255 then
   record = pack(
-    NEW_SLIDING, PLAIN + 256, at, number + calls, print, taken, taken, taken, 0, 0, 0, 0, kept, at, 0,
-    number + calls, number, kind, b, capacity
-  )
-elseif kind == TOKEN then
-  record = pack(
-    NEW_TOKEN, PLAIN + 256, at, number + calls, print, at, taken * permit, kept, at, 0, number + calls, number,
-    TOKEN, permit, b, step
+    NEW_SLIDING, PLAIN + 256, at, number + calls, print, taken, taken, taken, 0, 0, 0, 0, kept, at, 0, number + calls,
+    number, kind, b, capacity
   )
 else
   record = pack(
-    NEW_FIXED, PLAIN + 256, at, number + calls, print, at, taken, kept, at, 0, number + calls, number, FIXED, b
+    NEW_TIMED, PLAIN + 256, at, number + calls, print, at, taken * (permit or 1), kept, at, 0, number + calls, number,
+    kind, permit or b, permit and b or 0, step or 0
   )
 end
 if taken > 0 then
   --inline set.lua
   return sub(record, 1, HEAD_BYTES + HOT_BYTES), stored
 end
--- Nothing is kept for it yet, so whatever charges it stores it anew.
-stored, size = record, ONE_BYTES
+-- It is not stored yet.
+stored, size, resized = record, ONE_BYTES, true

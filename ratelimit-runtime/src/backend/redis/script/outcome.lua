@@ -10,9 +10,10 @@ if keeping then
   if is_other then done, answer = pack('<BI7', DONE, now), answer or (action == GIVE_BACK and done) end
   writes = not is_other
 elseif action == CHARGE then
-  -- Charged in a second pass, once the time of the last charge is known.
-  if found > stamp then
-    stamp, again, charging = found, true, true
+  -- A debt is charged in further passes, until the time of its last charge is known.
+  if owes and not is_booking then again = true end
+  if again then
+    charging = true
   else
     if stamp > t and floor < stamp then floor = stamp end
     fitting, writes = 1, true
@@ -126,7 +127,7 @@ if writes then
   elseif is_denied then
     answer = done
   elseif action == CHARGE then
-    answer = pack(ADMISSION, ADMITTED, now, stamp, number, tight, stamp > now and 0 or room, tight_full)
+    answer = pack(ADMISSION, ADMITTED, now, stamp, number, tight, stamp > now and 0 or is_booking and room or room - charge, tight_full)
   elseif action == TAKE_RUN and (leases or extra > 0 or is_ahead) then
     answer = pack(
       RUN_ANSWER, RUN, now, stamp, ends, fitting, number, tight, room - charge, tight_full, tight_debt_at,

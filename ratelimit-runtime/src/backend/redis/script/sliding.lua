@@ -6,17 +6,17 @@ local per_was, largest, all, total, last, first, old, used, slots = b, nil, 0, 0
 local last_at, was = newest, kind
 if is_there then
   if is_changed then was, per_was, largest = unpack_bytes(SLIDING_COLD, stored, cold_at) end
-  if was > 255 then all, total, last, first, old, used, slots = unpack_bytes(SLIDING_HOT, stored, at) end
-  if was < 256 then
+  if was > 255 then
+    all, total, last, first, old, used, slots = unpack_bytes(SLIDING_HOT, stored, at)
+  else
     --inline convert.lua
     per_was, largest, all, total, last = b, 0, taken, taken, taken
     last_at = ahead and newest or now
     -- More than the byte of a narrow slot can express.
     if taken > 255 then layout = 3072 end
     was = layout
-  elseif was > layout then
-    layout = was
   end
+  if was > layout then layout = was end
 else
   largest = 0
 end
@@ -50,17 +50,10 @@ if slots > 0 and (was ~= layout or back > 0) then
   --inline widen.lua
 end
 
--- Drops what has expired at `t`.
-local gone = last_at + per - t
-if gone <= 0 then
-  total, old, used = 0, old + used, 0
-else
-  while used > 0 do
-    local time, permits = unpack_bytes(slot, source, base + (first + old) % slots * width)
-    if (last_at - time) % round < gone then break end
-    total, old, used = total - permits, old + 1, used - 1
-  end
-  if per > per_was or t < newest then
+do
+  --inline expire.lua
+  if live and (per > per_was or t < newest) then
+    local gone = last_at + per - t
     --inline revive.lua
   end
 end
@@ -76,7 +69,7 @@ if full_at > 0 and last == 0 then
   full_at = last_at - (last_at - time) % round + per
 end
 
-local is_new = action == CHARGE
+local is_new = is_booking and action == CHARGE
 if keeping then
   -- A slot of the ring that changes, and its place.
   local entry, place
@@ -104,7 +97,7 @@ if keeping then
   is_new = true
   -- Only a charge raises the largest count: the next one has to read it.
   if is_changed and largest < capacity then kept_print = 0 end
-elseif action == CHARGE then
+elseif is_new then
   --inline debt_sliding.lua
 else
   local live = last_at + per > t

@@ -13,14 +13,13 @@ elseif is_done then
       source = sub(stored, base, edit_at - 1) .. edit .. sub(stored, edit_end)
       edit, edit_at, edit_end, base, rebuilt, resized = source, base, size + 1, 1, true, true
     end
-  elseif kind == TOKEN then
-    last, owed = debt_at, debt
   else
-    charged, total = t, counted
+    last, owed = debt_at, debt
   end
 elseif not stage and capacity > 0 and (left > 0 or charge >= capacity) then
   if left < 0 then left = 0 end
   latest, stage, portion = now + LONGEST_DEBT, 1, (charge - left) % capacity
+  if latest < t then latest = t end
   windowfuls, charge, until_at, is_done = (charge - left - portion) / capacity, left, t, left == 0
 elseif stage == 3 and until_at <= latest then
   local interval = kind == TOKEN and math.ceil(capacity * permit / units) * step or b

@@ -7,7 +7,7 @@ local last, owed, unit = 0, 0, permit
 if is_there then
   local was = TOKEN
   if is_changed then was, unit = unpack_bytes(TOKEN_COLD, stored, cold_at) end
-  if was == TOKEN then last, owed = unpack_bytes(TOKEN_HOT, stored, at) end
+  if was == TOKEN then last, owed = unpack_bytes(TIMED_HOT, stored, at) end
   if was ~= TOKEN then
     --inline convert.lua
     last, owed, unit = ahead and newest or now, math.min(taken * permit, FAR), permit
@@ -43,7 +43,7 @@ if over > 0 and each <= capacity then
   until_at = math.max(t, math.min(debt_at + steps * step, FAR))
   if until_at == t then until_at = t + 1 end
 end
-if action == CHARGE then
+if is_booking and action == CHARGE then
   --inline debt_token.lua
 elseif keeping then
   if undoing and not taken and not is_other then
@@ -65,7 +65,7 @@ elseif keeping then
     real = math.max(0, back_cost * permit - math.max(0, math.ceil((math.max(now, debt_at) - back_at) / step)) * units)
     debt = math.max(0, debt - real)
   end
-  hot = pack(TOKEN_HOT, debt_at, debt)
+  hot = pack(TIMED_HOT, debt_at, debt)
   if is_changed then cold = pack(TOKEN_COLD, TOKEN, permit, units, step) end
 elseif charging and missing <= (capacity - charge) * permit then
   if stamp > now and not leases then
@@ -77,7 +77,7 @@ elseif charging and missing <= (capacity - charge) * permit then
     --inline flow.lua
   end
   debt = debt + charge * permit
-  hot = pack(TOKEN_HOT, debt_at, debt)
+  hot = pack(TIMED_HOT, debt_at, debt)
   if is_changed then cold = pack(TOKEN_COLD, TOKEN, permit, units, step) end
 end
 if debt > 0 then

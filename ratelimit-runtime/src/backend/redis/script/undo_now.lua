@@ -13,23 +13,24 @@ if kind > 255 then
   --inline undo_sliding.lua
   if entry then break end
   value = pack(
-    BOOKED_SLIDING, form, to, number, was_print, all, total, last, first, old, used, slots, kept, now, undo_lowest,
-    undo_top
+    OWED_SLIDING, form, to, number, was_print, all, total, last, first, old, used, slots,
+    kept, now, undo_lowest, undo_top
   )
 else
   if was_print ~= print then break end
+  local _, was_last, was_owed
   if kind == TOKEN then
-    local _, was_last, was_owed, was_permit, was_units, was_step = unpack_bytes(UNDO_TOKEN, request, undo_at)
+    local was_permit, was_units, was_step
+    _, was_last, was_owed, was_permit, was_units, was_step = unpack_bytes(UNDO_TOKEN, request, undo_at)
     local permit, step = unpack_bytes(TOKEN_RULE, request, from)
     if was_permit ~= permit or was_units ~= b or was_step ~= step then break end
-    local debt_at = was_last < last and was_last or last
-    value = pack(BOOKED_TOKEN, form, to, number, print, debt_at, was_owed, kept, now, undo_lowest, undo_top)
   else
-    local _, charged, was_total, was_per = unpack_bytes(UNDO_FIXED, request, undo_at)
+    local was_per
+    _, was_last, was_owed, was_per = unpack_bytes(UNDO_FIXED, request, undo_at)
     if was_per ~= b then break end
-    if last < charged then charged = last end
-    value = pack(BOOKED_FIXED, form, to, number, print, charged, was_total, kept, now, undo_lowest, undo_top)
   end
+  if was_last > last then was_last = last end
+  value = pack(OWED_TIMED, form, to, number, print, was_last, was_owed, kept, now, undo_lowest, undo_top)
 end
 call('SETRANGE', bucket, '0', value)
 return pack('<BI7', DONE, now)
