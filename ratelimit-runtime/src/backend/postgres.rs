@@ -73,8 +73,9 @@ const CREATING: Duration = Duration::from_secs(30);
 /// [`create_table`](PostgresBackend::create_table) creates it, or the SQL of
 /// [`migration`](PostgresBackend::migration) among your own migrations. Calls remove rows of idle
 /// buckets in passing. A user needs `USAGE` on the schema and `SELECT`, `INSERT`, `UPDATE` and
-/// `DELETE` on the table. Two functions, `ratelimit_lock` and `ratelimit_write`, are created with
-/// it, because the server keeps their plans. They run with the rights of their caller.
+/// `DELETE` on the table. Four functions, `ratelimit_lock_one`, `.._all`, `ratelimit_write_one` and
+/// `.._all`, are created with it, because the server keeps their plans. They run with the rights of
+/// their caller.
 ///
 /// Updates are in place (HOT), and a busy key leaves no dead rows behind. A transaction that stays
 /// open for long anywhere in the server, however, keeps all row versions since its start.

@@ -125,8 +125,6 @@ impl Transaction {
         deadline: Instant,
     ) -> Result<Vec<Option<Stored>>, Failure> {
         let (table, synchronous) = (&self.server.table, self.server.commits_synchronously);
-        // With one bucket, no other one waits.
-        let locks = if keys.len() == 1 { Locks::Wait } else { locks };
         let numbered = keys.iter().map(|key| (&*key.name, key.lock));
         let lock = functions::lock(table.schema(), numbered, locks, left(deadline), synchronous);
         let answer = self.ask(&format!("{BEGIN};{lock}")).await?;
@@ -134,7 +132,7 @@ impl Transaction {
             SimpleQueryMessage::Row(row) => row.get(0),
             _ => None,
         });
-        let read = row.and_then(functions::read).filter(|(_, rows)| rows.len() == keys.len());
+        let read = row.and_then(|answer| functions::read(answer, keys.len()));
         let (time, rows) = read.ok_or_else(|| self.server.malformed())?;
         self.time = time;
         Ok(rows)
