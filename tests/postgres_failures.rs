@@ -204,6 +204,33 @@ fn a_lock_of_somebody_else_fails_calls_on_its_key_alone() {
 }
 
 #[test]
+fn a_write_that_has_to_wait_holds_no_bucket_beyond_its_timeout() {
+    let server = start();
+    let (hasty, patient) = (backend(&server.url(), TIMEOUT), backend(&server.url(), PATIENT));
+    let other = Request::new("rl:1:{failures}:other", take().limits(), take().action().clone());
+    let both = [take(), other];
+    let connected = Instant::now() + RECOVERY + SLACK;
+    while hasty.decide(&request(50, Action::Peek { cost: 1, max_wait: Duration::ZERO })).is_err() {
+        assert!(Instant::now() < connected, "no connection is opened");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let holder = runtime.block_on(ratelimit_tests::connect(&server.url())).unwrap();
+    // Rows can be read, and not written.
+    runtime.block_on(holder.batch_execute("BEGIN; LOCK TABLE ratelimit_buckets IN SHARE MODE")).unwrap();
+    let calls: [&dyn Fn() -> bool; 2] = [&|| hasty.decide(&take()).is_err(), &|| hasty.decide_together(&both).is_err()];
+    for call in calls {
+        assert!(bounded(call));
+        let until = Instant::now() + TIMEOUT + SLACK;
+        while !server.sql("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'").is_empty() {
+            assert!(Instant::now() < until, "a bucket is held");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    runtime.block_on(holder.batch_execute("COMMIT")).unwrap();
+    assert_eq!(left(&patient), 50, "what failed has charged nothing");
+}
+
+#[test]
 fn merged_calls_on_other_keys_do_not_wait_for_a_key_that_is_held() {
     let server = start();
     let backend = backend(&server.url(), PATIENT);

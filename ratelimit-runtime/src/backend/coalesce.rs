@@ -48,7 +48,8 @@ pub(crate) type Partly = Result<Vec<Option<Result<Answer, BackendError>>>, Backe
 
 /// How requests reach a store. A cheap handle.
 pub(crate) trait Transport: Clone + Send + Sync + 'static {
-    /// Whether `send` ends by its deadline whatever happens. Otherwise its callers see to it.
+    /// Whether `send` ends by its deadline whatever happens. Otherwise it ends soon after, and callers
+    /// that want no late answer see to it.
     #[cfg(any(feature = "memcached", feature = "postgres"))]
     const KEEPS_DEADLINE: bool = false;
 

@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use smallvec::SmallVec;
@@ -28,9 +28,6 @@ use crate::rt::timer;
 
 /// The most runtimes for which this process remembers whether they have I/O.
 const REMEMBERED: usize = 64;
-/// A call is ended this long after its caller's deadline. Until then, a slow store may still answer
-/// that nothing was taken.
-pub(crate) const GRACE: Duration = Duration::from_millis(100);
 
 /// Decisions through a transport: what a backend's methods call.
 pub(crate) struct Remote<T: Transport> {
@@ -236,14 +233,8 @@ fn started<T: Transport>(runtime: &Handle, call: Call<T>) -> reply::Receiver<Del
 }
 
 async fn sent<T: Transport>(transport: &T, request: &Request, deadline: Instant) -> Result<Answer, BackendError> {
-    let requests = [request];
-    let answers = transport.send(&requests, deadline);
-    let answers = if T::KEEPS_DEADLINE { Some(answers.await) } else { timer::bounded(answers, deadline + GRACE).await };
-    match answers {
-        Some(Ok(mut answers)) => answers.pop().unwrap_or_else(|| Err(transport.late())),
-        Some(Err(error)) => Err(error),
-        None => Err(transport.late()),
-    }
+    let mut answers = transport.send(&[request], deadline).await?;
+    answers.pop().unwrap_or_else(|| Err(transport.late()))
 }
 
 /// An answer on its way to the caller.
@@ -278,6 +269,8 @@ fn no_thread(error: &std::io::Error) -> BackendError {
 
 #[cfg(all(test, not(loom_model)))]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::backend::{Action, Outcome};
     use crate::limit::{Algorithm, Limit};

@@ -59,13 +59,13 @@ CREATE OR REPLACE FUNCTION {schema}.ratelimit_lock_one(
     bucket bytea, lock bigint, milliseconds text, synchronous boolean
 ) RETURNS text LANGUAGE plpgsql AS {quote}
 DECLARE{settings};
-    answer text;
+    found_row bytea;
 BEGIN
-    ignored := pg_advisory_xact_lock(lock);
-    SELECT encode(timestamptz_send(clock_timestamp()), 'hex') || ',1 '
-        || encode(timestamptz_send(b.expires_at) || b.state, 'hex')
-        INTO answer FROM {table} AS b WHERE b.key = bucket;
-    RETURN coalesce(answer, encode(timestamptz_send(clock_timestamp()), 'hex'));
+    IF NOT pg_try_advisory_xact_lock(lock) THEN
+        ignored := pg_advisory_xact_lock(lock);
+    END IF;
+    SELECT timestamptz_send(b.expires_at) || b.state INTO found_row FROM {table} AS b WHERE b.key = bucket;
+    RETURN encode(timestamptz_send(clock_timestamp()) || coalesce(found_row, ''), 'hex');
 END
 {quote};
 CREATE OR REPLACE FUNCTION {schema}.ratelimit_lock_all(
@@ -156,17 +156,25 @@ pub(super) fn write<'a>(schema: &str, rows: impl ExactSizeIterator<Item = (&'a s
 /// for a skipped one. `None` if it is malformed.
 pub(super) fn read(answer: &str, keys: usize) -> Option<(SystemTime, Vec<Option<Stored>>)> {
     let mut fields = answer.split(',');
-    let (now, mut rows) = (time(fields.next()?)?, vec![Some(Stored::default()); keys]);
+    let (now, row) = fields.next()?.split_at_checked(TIME)?;
+    let (now, mut rows) = (time(now)?, vec![Some(Stored::default()); keys]);
+    if !row.is_empty() {
+        *rows.first_mut()? = Some(stored(row)?);
+    }
     for field in fields {
         let (place, row) = field.split_once(' ').map_or((field, None), |(place, row)| (place, Some(row)));
-        let stored = |row: &str| {
-            let (expires_at, state) = row.split_at_checked(TIME)?;
-            Some(Stored { state: Some(bytes(state)?), expires_at: Some(time(expires_at)?) })
-        };
         let place = place.parse::<usize>().ok()?.checked_sub(1)?;
-        *rows.get_mut(place)? = row.map(|row| stored(row).ok_or(())).transpose().ok()?;
+        *rows.get_mut(place)? = match row {
+            Some(row) => Some(stored(row)?),
+            None => None,
+        };
     }
     Some((now, rows))
+}
+
+fn stored(row: &str) -> Option<Stored> {
+    let (expires_at, state) = row.split_at_checked(TIME)?;
+    Some(Stored { state: Some(bytes(state)?), expires_at: Some(time(expires_at)?) })
 }
 
 /// A binary timestamp in hexadecimal digits.
@@ -233,16 +241,19 @@ mod tests {
         let (time, rows) = read(&format!("{},3 {}00ff,2", at(1_000_001), at(60_000_000)), 3).unwrap();
         assert_eq!(time, SystemTime::UNIX_EPOCH + SECOND + Duration::from_micros(1));
         assert!(rows[0].as_ref().unwrap().state.is_none() && rows[1].is_none());
-        let stored = rows[2].as_ref().unwrap();
-        assert_eq!(stored.state.as_deref(), Some(&[0, 255][..]));
-        assert_eq!(stored.expires_at, Some(SystemTime::UNIX_EPOCH + 60 * SECOND));
+        let (_, one) = read(&format!("{}{}00ff", at(1_000_001), at(60_000_000)), 1).unwrap();
+        for stored in [&rows[2], &one[0]] {
+            let stored = stored.as_ref().unwrap();
+            assert_eq!(stored.state.as_deref(), Some(&[0, 255][..]));
+            assert_eq!(stored.expires_at, Some(SystemTime::UNIX_EPOCH + 60 * SECOND));
+        }
     }
 
     #[test]
     fn other_answers_are_none() {
         let (now, infinity) = ("0002e0f1c2d3a4b5", "7fffffffffffffff");
         assert!(read(now, 1).is_some());
-        for answer in ["", "x", "1", infinity, "8000000000000000", "00é00000000000000"] {
+        for answer in ["", "x", "1", infinity, "8000000000000000", "00é00000000000000", &format!("{now}00")] {
             assert!(read(answer, 1).is_none(), "{answer}");
         }
         for field in [

@@ -9,10 +9,14 @@ use super::pruning::Pruning;
 use super::server::Server;
 use super::transaction::{self, Key, Transaction, Write};
 use crate::backend::coalesce::{Answers, Partly, Transport};
-use crate::backend::remote::{Applied, GRACE, apply};
+use crate::backend::remote::{Applied, apply};
 use crate::backend::{Action, Answer, Outcome, Request, Timestamp};
 use crate::error::BackendError;
 use crate::rt::timer;
+
+/// A transaction is ended this long after its deadline. Until then, a slow server may still answer
+/// that nothing was taken.
+const GRACE: Duration = Duration::from_millis(100);
 
 /// One process's part of a backend. A cheap handle.
 #[derive(Clone)]
