@@ -62,7 +62,7 @@ pub(crate) use together::{
     Bucket, Judged, Verdicts, Written as WrittenBucket, peek as peek_together, take as take_together,
     try_take as try_take_together,
 };
-pub(crate) use unkeyed::{Form, FormKind, LockedForm, PermitsForm, TokenForm, WindowForm, WordsForm};
+pub(crate) use unkeyed::{Form, FormKind, GeneralForm, PermitsForm, TokenForm, WindowForm, WordsForm};
 
 /// The default of `max_keys`.
 const MAX_KEYS: usize = 1_000_000;

@@ -254,7 +254,7 @@ impl Core {
         self.with_rules(read, |rules| f(&self.ask(store, rules, cost)))
     }
 
-    /// Takes a key's permits by a single limit that is not as written, if nothing else is to be looked
+    /// Takes permits by a single limit that is not as written, if nothing else is to be looked
     /// at.
     #[inline]
     pub(super) fn try_other(
@@ -265,11 +265,10 @@ impl Core {
         now: Now,
         cost: u32,
     ) -> Attempt {
-        match address {
-            Address::Hash(hash) if self.backoff().is_none() && !store.may_hold(address) => {
-                self.rules.try_other(read, store, hash, now, cost)
-            }
-            _ => Attempt::Contended,
+        if self.backoff().is_none() && !store.may_hold(address) {
+            self.rules.try_other(read, store, address, now, cost)
+        } else {
+            Attempt::Contended
         }
     }
 

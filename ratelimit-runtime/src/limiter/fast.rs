@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::call::{Refusal, refusal};
 use super::core::{Contains, Core, Fast, Packed, Path, Paths, kinds_of_one};
 use crate::backend::memory::{
-    Attempt, BucketPath, Cost, FixedPath, Form, FormKind, KeyPath, Kind, Left, LockedForm, MemoryBackend, OnePermit,
+    Attempt, BucketPath, Cost, FixedPath, Form, FormKind, GeneralForm, KeyPath, Kind, Left, MemoryBackend, OnePermit,
     Permit, PermitsForm, States, Store, TatPath, TokenForm, Verdict, WindowForm, WindowPath, WordsForm, Written,
     on_path,
 };
@@ -195,7 +195,8 @@ pub(super) fn admit_in_future<K: RateLimitKey + ?Sized, C: Paid>(core: &Core, ke
 }
 
 /// Takes any number of permits and counts the call if they fit. Otherwise changes nothing.
-#[inline]
+#[expect(clippy::inline_always, reason = "what is held is to stay in registers")]
+#[inline(always)]
 pub(super) fn take<K: RateLimitKey + ?Sized>(core: &Core, key: &K, cost: u32, is_async: bool) -> Option<Held> {
     let Fast { store, .. } = fast(core, cost)?;
     let address = store.address(key);
@@ -325,7 +326,7 @@ fn unkeyed(kind: FormKind) -> Paths {
         FormKind::Permits => form::<PermitsForm>(),
         FormKind::Words => form::<WordsForm>(),
         FormKind::Window => form::<WindowForm>(),
-        FormKind::Locked => form::<LockedForm>(),
+        FormKind::General => form::<GeneralForm>(),
     }
 }
 

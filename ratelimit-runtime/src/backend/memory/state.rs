@@ -52,6 +52,17 @@ pub(crate) enum Verdict {
     Undecided,
 }
 
+impl From<Verdict> for Attempt {
+    #[inline]
+    fn from(verdict: Verdict) -> Attempt {
+        match verdict {
+            Verdict::Admitted { .. } => Attempt::Admitted,
+            Verdict::Denied { until, .. } => Attempt::Denied(until),
+            Verdict::Undecided => Attempt::Contended,
+        }
+    }
+}
+
 /// The outcome of a call on several buckets, for one of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
@@ -236,7 +247,7 @@ impl Call<'_> {
     /// call must be taken otherwise; nothing is taken then.
     #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]
-    fn take_plain<S: State>(&self, state: &mut S, form: &S::Form, now: Now) -> Option<Verdict> {
+    pub(super) fn take_plain<S: State>(&self, state: &mut S, form: &S::Form, now: Now) -> Option<Verdict> {
         if !self.is_plain(state) {
             return None;
         }

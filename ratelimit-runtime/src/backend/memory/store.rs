@@ -327,11 +327,7 @@ impl Store {
                 full.take_one(&self.forms, rule, now, cost)
             }
         };
-        match verdict {
-            Verdict::Admitted { .. } => Attempt::Admitted,
-            Verdict::Denied { until, .. } => Attempt::Denied(until),
-            Verdict::Undecided => Attempt::Contended,
-        }
+        verdict.into()
     }
 
     /// The fast path that calls without a key take.
@@ -354,13 +350,15 @@ impl Store {
     /// The next path of a call without a key, by the limits written down: if threads contend, if
     /// the bucket is idle, or if the state is under the lock. Nothing holds the bucket.
     pub(crate) fn try_unkeyed<F: Form + Default>(&self, now: Now, cost: u32) -> (Verdict, Option<Left>) {
-        let ask = self.written_ask(cost);
-        match self.unkeyed.take_in(&F::default(), &ask.call, counts::thread(), now) {
-            Verdict::Undecided => match self.take_under_lock(&ask, now, false) {
-                Some((verdict, left)) => (verdict, (self.most == 0).then_some(left)),
-                None => (Verdict::Undecided, None),
-            },
-            verdict => (verdict, None),
+        if self.most > 0 {
+            let verdict = F::default().take_exactly(&self.unkeyed, &self.rule, counts::thread(), now, cost);
+            if verdict != Verdict::Undecided {
+                return (verdict, None);
+            }
+        }
+        match self.take_under_lock(&self.written_ask(cost), now, false) {
+            Some((verdict, left)) => (verdict, (self.most == 0).then_some(left)),
+            None => (Verdict::Undecided, None),
         }
     }
 
@@ -414,22 +412,24 @@ impl Store {
         Some((verdict, if is_told { self.unkeyed_left(ask, now) } else { Left::default() }))
     }
 
-    /// The fast path of a call without a key, if the state is under the lock.
-    #[expect(clippy::inline_always, reason = "a jump to one of two functions")]
-    #[inline(always)]
+    /// The fast path of a call without a key, if the state is under a lock.
+    #[inline(never)]
     fn take_under_lock(&self, ask: &Ask<'_>, now: Now, tells: bool) -> Option<(Verdict, Left)> {
         self.keep_read(ask);
-        if !ask.is_foreign && self.unkeyed.is_usual() {
-            self.take_here(ask, now, tells)
-        } else {
-            (unkeyed_thoroughly()?.try_take)(self, ask, now, tells)
-        }
+        let told = if ask.is_foreign { None } else { self.unkeyed.take_here(&ask.call, &self.forms, now, tells) };
+        told.or_else(|| (unkeyed_thoroughly()?.try_take)(self, ask, now, tells))
     }
 
-    #[inline(never)]
-    fn take_here(&self, ask: &Ask<'_>, now: Now, tells: bool) -> Option<(Verdict, Left)> {
-        let told = self.unkeyed.take_here(&ask.call, &self.forms, now, tells);
-        told.or_else(|| (unkeyed_thoroughly()?.try_take)(self, ask, now, tells))
+    /// The fast path of permits without a key by one limit other than the one written down.
+    #[inline]
+    pub(crate) fn try_take_unkeyed_by(&self, rule: &Rule, now: Now, cost: u32) -> Attempt {
+        if cost.wrapping_sub(1) >= rule.capacity() {
+            return Attempt::Contended;
+        }
+        if self.written.varies {
+            self.keep_for(std::slice::from_ref(rule));
+        }
+        self.unkeyed.take_by(rule, &self.forms, now, cost).into()
     }
 
     /// [`take`](Store::take), if the key may be held.
@@ -829,13 +829,13 @@ impl Store {
     /// A copy of the state of the bucket without a key.
     pub(super) fn copied_unkeyed(&self, now: Now) -> Full {
         open_thorough();
-        self.unkeyed.with(&self.written.rules, &self.forms, now, false, |state, _| state.clone())
+        self.unkeyed.with(&self.written.rules, &self.forms, now, |state, _| state.clone())
     }
 
     /// Takes out the state of the bucket without a key.
     pub(super) fn take_out_unkeyed(&self, now: Now) -> Full {
         open_thorough();
-        self.unkeyed.with(&self.written.rules, &self.forms, now, false, |state, _| std::mem::take(state))
+        self.unkeyed.with(&self.written.rules, &self.forms, now, |state, _| std::mem::take(state))
     }
 
     /// `is_foreign`: other limits than those written down judge it.
@@ -844,7 +844,7 @@ impl Store {
         if is_foreign {
             self.forms.vary();
         }
-        self.unkeyed.with(&self.written.rules, &self.forms, self.now(), is_foreign, |state, _| *state = unkeyed);
+        self.unkeyed.with(&self.written.rules, &self.forms, self.now(), |state, _| *state = unkeyed);
     }
 
     /// Forgets all buckets.
@@ -914,9 +914,7 @@ fn keyed_thoroughly() -> Option<TakeKeyed> {
 
 pub(super) fn open_thorough_without_keys() {
     UNKEYED_THOROUGHLY.get_or_init(|| Thorough {
-        try_take: |store, ask, now, tells| {
-            store.unkeyed.run_slow(Take { tells }, &ask.call, &store.forms, now, ask.is_foreign)
-        },
+        try_take: |store, ask, now, tells| store.unkeyed.run_generally(Take { tells }, &ask.call, &store.forms, now),
         take: |store, ask, now| store.perform_unkeyed_and_tell(ask, now, &Task::Take),
         peek: |store, ask, now| store.perform_unkeyed_and_tell(ask, now, &Task::Peek),
     });

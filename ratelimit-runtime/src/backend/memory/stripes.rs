@@ -165,11 +165,15 @@ impl StripedPermits {
         both.iter_mut().zip(stripes).for_each(|(stripe, places)| **stripe = Some(places));
     }
 
-    /// Frees all places.
+    /// Frees all places, unless the window is kept elsewhere.
     pub(super) fn reset(&self, rule: &Rule) {
         let mut both = self.lock();
         self.deny_until(0);
-        both.iter_mut().zip(Places::stripes(rule)).for_each(|(stripe, fresh)| **stripe = Some(fresh));
+        for (stripe, fresh) in both.iter_mut().zip(Places::stripes(rule)) {
+            if let Some(places) = &mut **stripe {
+                *places = fresh;
+            }
+        }
     }
 
     /// Takes both locks, always in this order.

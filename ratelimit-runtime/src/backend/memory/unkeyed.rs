@@ -13,7 +13,7 @@
 //! 4. The thread that writes `denied_until` reads the word again, and clears `denied_until` if the
 //!    word was lowered meanwhile. Both threads swap `denied_until`, so the second one sees what the
 //!    first did.
-//! 5. A word of [`Tat::MOVED`] or more is not a time: the state is under the lock. Threads that
+//! 5. A word of [`Tat::MOVED`] or more is not a time: the state is under a lock. Threads that
 //!    have not seen the mark may still add to it. The thread that moves the state back overwrites
 //!    their additions.
 
@@ -31,15 +31,23 @@ use crate::limit::Algorithm;
 use crate::rt::clock::Now;
 use crate::rt::sync::{AtomicU64, Guard, Line, Lock, Ordering};
 
-pub(crate) use forms::{Form, FormKind, LockedForm, PermitsForm, TokenForm, WindowForm, WordsForm};
+pub(crate) use forms::{Form, FormKind, GeneralForm, PermitsForm, TokenForm, WindowForm, WordsForm};
 
 /// The bucket of all calls.
 pub(crate) struct Unkeyed {
     fast: Fast,
     /// The operations on `fast`.
     form: &'static dyn Form,
-    /// Made when it is needed first. Behind a pointer, for programs that never need it.
-    slow: Line<Lock<Option<Box<dyn IsSlow>>>>,
+    rest: Line<Rest>,
+}
+
+/// Where the state is while it is not in `fast`.
+struct Rest {
+    /// Any state, for good once other limits are expected.
+    general: One<Full>,
+    /// Made when it is needed first. Behind a pointer, for programs that never need it. Locked before
+    /// any other part of the bucket.
+    waiting: Lock<Option<Box<dyn IsWaiting>>>,
 }
 
 /// The state on the fast path.
@@ -52,8 +60,8 @@ enum Fast {
     Words(Line<One<Words<3>>>, Layout),
     /// One sliding window of groups.
     Window(Line<One<Window>>),
-    /// Everything else: always under the lock.
-    Locked,
+    /// Everything else.
+    General,
 }
 
 /// A key's state for all calls, under its own lock, in the same cache line.
@@ -64,23 +72,21 @@ struct One<S> {
     state: Lock<Option<S>>,
 }
 
-/// Any state, and the queue of waiting calls. The other forms move here while calls wait, and for
-/// good once the limit is replaced.
-struct Slow {
-    full: Full,
+/// The queue of waiting calls, and the state while calls wait.
+#[derive(Default)]
+struct Waiting {
+    full: Option<Full>,
     queue: Queue,
-    is_here: bool,
-    is_foreign: bool,
 }
 
-/// A [`Slow`].
-trait IsSlow: Send {
-    fn slow(&mut self) -> &mut Slow;
+/// A [`Waiting`].
+trait IsWaiting: Send {
+    fn waiting(&mut self) -> &mut Waiting;
 }
 
-impl IsSlow for Slow {
+impl IsWaiting for Waiting {
     #[inline]
-    fn slow(&mut self) -> &mut Slow {
+    fn waiting(&mut self) -> &mut Waiting {
         self
     }
 }
@@ -104,6 +110,9 @@ const AMPLE: u64 = 64;
 #[cfg(loom_model)]
 const AMPLE: u64 = 0;
 
+/// How many nanoseconds a bucket must stay in use for the next calls to know of it.
+const BUSY: u64 = 64;
+
 /// How many times a thread tries to take back an excess addition.
 #[cfg(not(loom_model))]
 const TRIES: u32 = 100;
@@ -126,7 +135,7 @@ impl Unkeyed {
             }
             _ => match forms.layout() {
                 Some(layout) if is_plain => Unkeyed::of(Fast::Words(Line(One::idle()), *layout), &WordsForm),
-                _ => Unkeyed::of(Fast::Locked, &LockedForm),
+                _ => Unkeyed::of(Fast::General, &GeneralForm),
             },
         }
     }
@@ -142,7 +151,8 @@ impl Unkeyed {
     }
 
     fn of(fast: Fast, form: &'static dyn Form) -> Unkeyed {
-        Unkeyed { fast, form, slow: Line(Lock::new(None)) }
+        let full = if matches!(fast, Fast::General) { Some(Full::idle()) } else { None };
+        Unkeyed { fast, form, rest: Line(Rest { general: One::new(full), waiting: Lock::new(None) }) }
     }
 
     /// The fast path of calls.
@@ -150,25 +160,11 @@ impl Unkeyed {
         self.form.kind()
     }
 
-    fn slow<'a>(&self, made: &'a mut Option<Box<dyn IsSlow>>) -> &'a mut Slow {
-        let slow = made.get_or_insert_with(|| {
-            let is_here = matches!(self.fast, Fast::Locked);
-            Box::new(Slow { full: Full::idle(), queue: Queue::default(), is_here, is_foreign: false })
-        });
-        slow.slow()
-    }
-
     /// Takes the permits of a call by the limits as written, on thread number `thread`. Undecided
     /// if the state is under a lock: [`take_here`](Unkeyed::take_here) takes them there.
     pub(super) fn take(&self, call: &Call<'_>, thread: usize, now: Now) -> Verdict {
-        self.take_in(self.form, call, thread, now)
-    }
-
-    /// The same as [`take`](Unkeyed::take) of a bucket of this form.
-    #[inline]
-    pub(super) fn take_in<F: Form + ?Sized>(&self, form: &F, call: &Call<'_>, thread: usize, now: Now) -> Verdict {
         match (call.rules, call.cost) {
-            ([rule], 1..) if call.cost <= rule.capacity() => form.take(self, rule, thread, now, call.cost),
+            ([rule], 1..) if call.cost <= rule.capacity() => self.form.take(self, rule, thread, now, call.cost),
             _ => Verdict::Undecided,
         }
     }
@@ -176,6 +172,16 @@ impl Unkeyed {
     /// Takes the permits of a call from a state in its usual form, under a lock.
     pub(super) fn take_here(&self, call: &Call<'_>, forms: &Forms, now: Now, tells: bool) -> Option<(Verdict, Left)> {
         self.form.take_here(self, call, forms, now, tells)
+    }
+
+    /// Takes `cost` permits, from 1 to the capacity, by a single limit other than the one written down,
+    /// if the state is in the general form.
+    #[inline]
+    pub(super) fn take_by(&self, rule: &Rule, forms: &Forms, now: Now, cost: u32) -> Verdict {
+        match &mut *self.rest.0.general.change() {
+            Some(full) => full.take_one(forms, rule, now, cost),
+            None => Verdict::Undecided,
+        }
     }
 
     /// Carries out an operation on a state that is under a lock, unless calls wait. `is_foreign`: by
@@ -189,119 +195,96 @@ impl Unkeyed {
         now: Now,
         is_foreign: bool,
     ) -> Option<(Verdict, Left)> {
-        let told = if is_foreign { None } else { self.run_here(on, call, forms, now) };
-        told.or_else(|| self.run_slow(on, call, forms, now, is_foreign))
-    }
-
-    /// Whether the state is under a lock in its usual form, unless it is elsewhere.
-    #[inline]
-    pub(super) fn is_usual(&self) -> bool {
-        matches!(self.fast, Fast::Words(..) | Fast::Window(_))
-    }
-
-    /// [`run`](Unkeyed::run) on a state in its usual form.
-    #[inline]
-    pub(super) fn run_here<O: Operation>(
-        &self,
-        on: O,
-        call: &Call<'_>,
-        forms: &Forms,
-        now: Now,
-    ) -> Option<(Verdict, Left)> {
-        match &self.fast {
-            Fast::Words(one, layout) => one.0.run(on, call, layout, now),
-            Fast::Window(one) => one.0.run(on, call, forms.of(0), now),
+        let told = match &self.fast {
+            Fast::Words(one, layout) if !is_foreign => one.0.run(on, call, layout, now),
+            Fast::Window(one) if !is_foreign => one.0.run(on, call, forms.of(0), now),
             _ => None,
-        }
+        };
+        told.or_else(|| self.run_generally(on, call, forms, now))
     }
 
-    /// [`run`](Unkeyed::run) on any other state.
+    /// [`run`](Unkeyed::run) on a state in the general form.
     #[inline]
-    pub(super) fn run_slow<O: Operation>(
+    pub(super) fn run_generally<O: Operation>(
         &self,
         on: O,
         call: &Call<'_>,
         forms: &Forms,
         now: Now,
-        is_foreign: bool,
     ) -> Option<(Verdict, Left)> {
-        let mut made = self.slow.0.lock();
-        let slow = self.slow(&mut made);
-        let is_ready = slow.is_here && slow.queue.is_empty() && (slow.is_foreign || !is_foreign);
-        is_ready.then(|| on.run(call, &mut slow.full, forms, now))
+        self.rest.0.general.run(on, call, forms, now)
     }
 
-    /// Runs `f` on the whole state and the queue, under the lock. `is_foreign` means that the
-    /// call's limits differ from the limits as written.
+    /// Runs `f` on the whole state and the queue, under the lock of waiting calls.
     pub(super) fn with<R>(
         &self,
         rules: &[Rule],
         forms: &Forms,
         now: Now,
-        is_foreign: bool,
         f: impl FnOnce(&mut Full, &mut Queue) -> R,
     ) -> R {
-        let mut made = self.slow.0.lock();
-        let slow = self.slow(&mut made);
-        slow.is_foreign |= is_foreign;
-        if !slow.is_here {
-            match &self.fast {
-                Fast::Token { word, seen } => {
-                    let tat = word.0.swap(Tat::MOVED, Ordering::AcqRel);
-                    seen.0.forget();
-                    slow.full = Full::of_token(Tat(tat).bucket(&rules[0], now.earliest));
-                }
-                Fast::Permits(permits) => {
-                    if let Some(window) = permits.move_away() {
-                        slow.full = Full::of_window(window);
-                    }
-                }
-                Fast::Words(one, layout) => {
-                    if let Some(words) = one.0.change().take() {
-                        slow.full = Full::of_words(&words, layout, rules, now);
-                    }
-                }
-                Fast::Window(one) => {
-                    if let Some(window) = one.0.change().take() {
-                        slow.full = Full::of_window(window);
-                    }
-                }
-                Fast::Locked => {}
-            }
-            slow.is_here = true;
-        }
-        let Slow { full, queue, .. } = &mut *slow;
-        let result = f(full, queue);
-        if slow.queue.is_empty() && !slow.is_foreign {
-            self.move_back(slow, rules, forms);
+        let mut made = self.rest.0.waiting.lock();
+        let Waiting { full, queue } = made.get_or_insert_with(|| Box::new(Waiting::default())).waiting();
+        let result = f(full.get_or_insert_with(|| self.take_out(rules, now)), queue);
+        if queue.is_empty()
+            && let Some(full) = full.take()
+        {
+            self.put_back(full, rules, forms);
         }
         result
     }
 
-    /// Moves the state back to its usual form, if it fits.
-    fn move_back(&self, slow: &mut Slow, rules: &[Rule], forms: &Forms) {
-        let Some(rule) = rules.first() else { return };
+    /// Takes the state out. Calls that find none wait for the lock of waiting calls, which the caller
+    /// holds.
+    fn take_out(&self, rules: &[Rule], now: Now) -> Full {
+        let general = self.rest.0.general.change().take();
+        general.or_else(|| self.take_out_usual(rules, now)).unwrap_or_default()
+    }
+
+    fn take_out_usual(&self, rules: &[Rule], now: Now) -> Option<Full> {
         match &self.fast {
             Fast::Token { word, seen } => {
-                let Some(tat) = slow.full.tat(rule) else { return };
+                let tat = word.0.swap(Tat::MOVED, Ordering::AcqRel);
+                seen.0.forget();
+                Some(Full::of_token(Tat(tat).bucket(&rules[0], now.earliest)))
+            }
+            Fast::Permits(permits) => permits.move_away().map(Full::of_window),
+            Fast::Words(one, layout) => one.0.change().take().map(|words| Full::of_words(&words, layout, rules, now)),
+            Fast::Window(one) => one.0.change().take().map(Full::of_window),
+            Fast::General => None,
+        }
+    }
+
+    /// Puts the state back: in its usual form if it fits and no other limits are expected.
+    fn put_back(&self, mut full: Full, rules: &[Rule], forms: &Forms) {
+        if forms.varies() || !self.put_back_usual(&mut full, rules, forms) {
+            *self.rest.0.general.change() = Some(full);
+        }
+    }
+
+    fn put_back_usual(&self, full: &mut Full, rules: &[Rule], forms: &Forms) -> bool {
+        let Some(rule) = rules.first() else { return false };
+        match &self.fast {
+            Fast::Token { word, seen } => {
+                let Some(tat) = full.tat(rule) else { return false };
                 word.0.swap(tat.0, Ordering::AcqRel);
                 seen.0.forget();
             }
             Fast::Permits(permits) => {
-                let Some(times) = slow.full.singles(forms) else { return };
+                let Some(times) = full.singles(forms) else { return false };
                 permits.move_back(rule, &times);
             }
             Fast::Words(one, layout) => {
-                let Some(words) = slow.full.words(layout, rules) else { return };
+                let Some(words) = full.words(layout, rules) else { return false };
                 *one.0.change() = Some(words);
             }
             Fast::Window(one) => {
-                let Some(window) = slow.full.take_window() else { return };
+                let Some(window) = full.take_window() else { return false };
                 *one.0.change() = Some(window);
             }
-            Fast::Locked => return,
+            Fast::General => return false,
         }
-        (slow.full, slow.is_here) = (Full::idle(), false);
+        true
     }
 
     /// The verdict on a call by the limits as written, and the permits left. `None` if the state is
@@ -338,31 +321,32 @@ impl Unkeyed {
 
     /// Forgets everything except waiting calls.
     pub(super) fn reset(&self, rules: &[Rule]) {
-        let mut made = self.slow.0.lock();
-        let slow = self.slow(&mut made);
+        let mut made = self.rest.0.waiting.lock();
         match (&self.fast, rules) {
             (Fast::Token { word, seen }, _) => {
-                if !slow.is_here {
-                    word.0.swap(0, Ordering::AcqRel);
-                }
+                let forget = |word| (!Tat(word).is_moved()).then_some(0);
+                let _ = word.0.fetch_update(Ordering::AcqRel, Ordering::Relaxed, forget);
                 seen.0.forget();
             }
-            (Fast::Permits(permits), [rule]) => {
-                if !slow.is_here {
-                    permits.reset(rule);
-                }
-            }
+            (Fast::Permits(permits), [rule]) => permits.reset(rule),
             (Fast::Words(one, _), _) => one.0.reset(),
             (Fast::Window(one), _) => one.0.reset(),
-            (Fast::Permits(_) | Fast::Locked, _) => {}
+            (Fast::Permits(_) | Fast::General, _) => {}
         }
-        slow.full = Full::idle();
+        self.rest.0.general.reset();
+        if let Some(full) = made.as_mut().and_then(|made| made.waiting().full.as_mut()) {
+            *full = Full::idle();
+        }
     }
 }
 
 impl<S: State> One<S> {
+    fn new(state: Option<S>) -> One<S> {
+        One { denied_until: AtomicU64::new(0), state: Lock::new(state) }
+    }
+
     fn idle() -> One<S> {
-        One { denied_until: AtomicU64::new(0), state: Lock::new(Some(S::idle())) }
+        One::new(Some(S::idle()))
     }
 
     /// The state, if taking permits needs only a free lock. Not a function that takes a closure: the
@@ -489,7 +473,8 @@ fn take_token_exactly(word: &AtomicU64, seen: &Seen, rule: &Rule, now: Now, cost
         };
         match word.compare_exchange_weak(tat, next.0, Ordering::Relaxed, Ordering::Relaxed) {
             Ok(_) => {
-                if next.0 - units < seen.ample {
+                // Not for a bucket that may be idle again at the next call.
+                if next.0 - recorded > rule.units() * BUSY && next.0 - units < seen.ample {
                     seen.busy_until.store(next.begun(rule), Ordering::Relaxed);
                 }
                 return Verdict::Admitted { at: now.latest };

@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 
 use crate::algorithm::Rule;
 use crate::backend::memory::{Attempt, Store};
+use crate::decision::Address;
 use crate::fingerprint;
 use crate::limit::{Algorithm, Limit};
 use crate::limiter::spec::Reads;
@@ -57,7 +58,7 @@ struct Other {
     take: TakeByOther,
 }
 
-type TakeByOther = fn(&RuleSet, Option<&Limit>, &Store, u64, Now, u32) -> Attempt;
+type TakeByOther = fn(&RuleSet, Option<&Limit>, &Store, Address, Now, u32) -> Attempt;
 
 static OTHER: OnceLock<Other> = OnceLock::new();
 
@@ -265,21 +266,28 @@ impl RuleSet {
         others.map_or(&self.written, |others| others)
     }
 
-    /// The fast path of a key's permits if a single limit applies that is not as written.
+    /// The fast path of permits if a single limit applies that is not as written.
     /// [`Attempt::Contended`] if the call must be decided elsewhere.
     #[inline]
-    pub(super) fn try_other(&self, read: Option<&[Limit]>, store: &Store, hash: u64, now: Now, cost: u32) -> Attempt {
+    pub(super) fn try_other(
+        &self,
+        read: Option<&[Limit]>,
+        store: &Store,
+        address: Address,
+        now: Now,
+        cost: u32,
+    ) -> Attempt {
         let limit = match (read, self.are_replaced()) {
             (Some([limit]), false) => Some(limit),
             (None, true) => None,
             // Several limits, or one that is read beside others that were replaced.
             _ => return Attempt::Contended,
         };
-        OTHER.get().map_or(Attempt::Contended, |other| (other.take)(self, limit, store, hash, now, cost))
+        OTHER.get().map_or(Attempt::Contended, |other| (other.take)(self, limit, store, address, now, cost))
     }
 
     #[inline(never)]
-    fn take_by_other(&self, read: Option<&Limit>, store: &Store, hash: u64, now: Now, cost: u32) -> Attempt {
+    fn take_by_other(&self, read: Option<&Limit>, store: &Store, address: Address, now: Now, cost: u32) -> Attempt {
         let rules = match read {
             Some(limit) => Some(Rule::remembered(limit)),
             None => self.replacement(),
@@ -288,7 +296,10 @@ impl RuleSet {
         if read.is_some() && !store.varies() {
             self.expect_other(store, std::slice::from_ref(rule));
         }
-        store.try_take_by(hash, rule, now, cost)
+        match address {
+            Address::Hash(hash) => store.try_take_by(hash, rule, now, cost),
+            Address::Unkeyed => store.try_take_unkeyed_by(rule, now, cost),
+        }
     }
 
     #[inline(never)]

@@ -84,6 +84,12 @@ impl Forms {
         &self.written
     }
 
+    /// A call by the limits as written.
+    #[inline]
+    pub(crate) fn written_call(&self, cost: u32) -> Call<'_> {
+        Call { rules: &self.written, backoff: self.backoff.as_ref(), cost, floor: Hold::NONE }
+    }
+
     #[inline]
     pub(crate) fn layout(&self) -> Option<&Layout> {
         self.layout.as_ref()
@@ -377,8 +383,7 @@ impl Full {
         let is_noted = forms.varies() && parts.idle_at > 0;
         let mut idle_at = parts.idle_at;
         if !is_noted && self.is_of(&forms.written) {
-            let written = Call { rules: &forms.written, backoff: forms.backoff.as_ref(), cost: 1, floor: Hold::NONE };
-            idle_at = written.idle_at(self, forms);
+            idle_at = forms.written_call(1).idle_at(self, forms);
             if !forms.varies() {
                 return idle_at;
             }
@@ -564,11 +569,10 @@ impl State for Full {
 
     fn standing(&self, forms: &Forms, _: &[Rule], now: Now) -> Standing {
         let denied_until = self.0.as_ref().map_or(0, |parts| parts.denied_until);
-        let written = Call { rules: &forms.written, backoff: forms.backoff.as_ref(), cost: 1, floor: Hold::NONE };
         let is_denying = denied_until > now.earliest
             || !forms.varies()
                 && self.is_of(&forms.written)
-                && matches!(written.judge(self, forms, now), Verdict::Denied { .. });
+                && matches!(forms.written_call(1).judge(self, forms, now), Verdict::Denied { .. });
         Standing { is_denying, idle_at: self.idle_at_last(forms) }
     }
 

@@ -244,11 +244,10 @@ impl Store {
 
     fn perform_unkeyed(&self, errand: &mut Errand<'_>) -> Done {
         let Written { rules, varies, .. } = &self.written;
-        let Ask { call, is_foreign } = errand.ask;
         if *varies {
-            self.expect(call.rules);
+            self.expect(errand.ask.call.rules);
         }
-        self.unkeyed.with(rules, &self.forms, errand.now, is_foreign || *varies, |state, queue| {
+        self.unkeyed.with(rules, &self.forms, errand.now, |state, queue| {
             // Looked up under the bucket's lock, under which debts are recorded.
             let floor = self.holds.of(Address::Unkeyed, errand.now);
             errand.run(floor, state, &self.forms, queue)

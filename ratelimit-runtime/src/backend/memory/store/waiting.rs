@@ -76,7 +76,7 @@ impl Store {
     pub(crate) fn wake_all(self: &Arc<Store>, now: Now) {
         open_thorough();
         let (mut wakes, mut alarms) = (Wakes::default(), Vec::new());
-        self.unkeyed.with(&self.written.rules, &self.forms, now, false, |state, queue| {
+        self.unkeyed.with(&self.written.rules, &self.forms, now, |state, queue| {
             alarms.extend(renew(state, &self.forms, queue, now, &mut wakes));
         });
         on_table!(self, (table, form) => table.each_queue(&self.shared.bound, |state, queue| {

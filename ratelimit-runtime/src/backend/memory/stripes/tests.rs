@@ -180,6 +180,8 @@ fn once_it_is_kept_elsewhere_no_half_decides() {
         assert_eq!(take(&stripes, &rule, thread, START, cost), Verdict::Undecided);
     }
     stripes.reset(&rule);
+    assert_eq!(take(&stripes, &rule, 0, START, 1), Verdict::Undecided, "there is nothing to reset here");
+    stripes.move_back(&rule, &[]);
     assert!(matches!(take(&stripes, &rule, 0, START, 2), Verdict::Admitted { .. }));
 }
 

@@ -2,7 +2,7 @@
 //! pointers, so that a program contains only the forms that its limits need.
 
 use super::super::state::{Attempt, Call, Forms, Layout, Left, Peek, Take, Verdict};
-use super::{Fast, Unkeyed, added, take_token, try_take_token, verdict};
+use super::{Fast, Unkeyed, added, take_token, take_token_exactly, try_take_token, verdict};
 use super::{Line, One, StripedPermits, Tat, Window, Words};
 use crate::algorithm::Rule;
 use crate::rt::clock::Now;
@@ -33,6 +33,12 @@ pub(crate) trait Form: Sync {
         Verdict::Undecided
     }
 
+    /// [`take`](Form::take), after [`try_take`](Form::try_take) has not decided.
+    #[inline]
+    fn take_exactly(&self, bucket: &Unkeyed, rule: &Rule, thread: usize, now: Now, cost: u32) -> Verdict {
+        self.take(bucket, rule, thread, now, cost)
+    }
+
     /// Takes permits of a state under a lock in its usual form.
     fn take_here(&self, _: &Unkeyed, _: &Call<'_>, _: &Forms, _: Now, _tells: bool) -> Option<(Verdict, Left)> {
         None
@@ -51,7 +57,7 @@ pub(crate) enum FormKind {
     Permits,
     Words,
     Window,
-    Locked,
+    General,
 }
 
 /// See [`Fast`].
@@ -64,7 +70,7 @@ pub(crate) struct WordsForm;
 #[derive(Default)]
 pub(crate) struct WindowForm;
 #[derive(Default)]
-pub(crate) struct LockedForm;
+pub(crate) struct GeneralForm;
 
 impl Form for TokenForm {
     fn kind(&self) -> FormKind {
@@ -87,6 +93,12 @@ impl Form for TokenForm {
     fn take(&self, bucket: &Unkeyed, rule: &Rule, _: usize, now: Now, cost: u32) -> Verdict {
         let Fast::Token { word, seen } = &bucket.fast else { return Verdict::Undecided };
         take_token(&word.0, &seen.0, rule, now, cost)
+    }
+
+    #[inline]
+    fn take_exactly(&self, bucket: &Unkeyed, rule: &Rule, _: usize, now: Now, cost: u32) -> Verdict {
+        let Fast::Token { word, seen } = &bucket.fast else { return Verdict::Undecided };
+        take_token_exactly(&word.0, &seen.0, rule, now, cost)
     }
 
     fn peek(&self, bucket: &Unkeyed, call: &Call<'_>, _: &Forms, now: Now) -> Option<(Verdict, Left)> {
@@ -216,12 +228,39 @@ impl Form for WindowForm {
     }
 }
 
-impl Form for LockedForm {
+impl Form for GeneralForm {
     fn kind(&self) -> FormKind {
-        FormKind::Locked
+        FormKind::General
     }
 
-    fn try_take(_: &Unkeyed, _: &Forms, _: &Rule, _: usize, _: Now, _cost: u32) -> Attempt {
-        Attempt::Contended
+    #[expect(clippy::inline_always, reason = "most of a decision, which is to stay in registers")]
+    #[inline(always)]
+    fn try_take(bucket: &Unkeyed, forms: &Forms, _: &Rule, _: usize, now: Now, cost: u32) -> Attempt {
+        let one = &bucket.rest.0.general;
+        let mut full = match one.begin(now, cost) {
+            Ok(full) => full,
+            Err(attempt) => return attempt,
+        };
+        let (Some(full), call) = (&mut *full, forms.written_call(cost)) else { return Attempt::Contended };
+        match (call.take_plain(full, forms, now), call.rules) {
+            (Some(Verdict::Admitted { .. }), _) => Attempt::Admitted,
+            (Some(verdict), [_]) => one.end(verdict, cost),
+            _ => Attempt::Contended,
+        }
+    }
+
+    fn take_here(
+        &self,
+        bucket: &Unkeyed,
+        call: &Call<'_>,
+        forms: &Forms,
+        now: Now,
+        tells: bool,
+    ) -> Option<(Verdict, Left)> {
+        bucket.run_generally(Take { tells }, call, forms, now)
+    }
+
+    fn peek(&self, bucket: &Unkeyed, call: &Call<'_>, forms: &Forms, now: Now) -> Option<(Verdict, Left)> {
+        bucket.run_generally(Peek, call, forms, now)
     }
 }

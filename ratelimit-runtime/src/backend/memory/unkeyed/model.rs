@@ -65,7 +65,20 @@ fn take_as(thread: usize, bucket: &Unkeyed, rule: &Rule, cost: u32) -> u32 {
 
 fn under_the_lock<R>(bucket: &Unkeyed, rule: &Rule, is_foreign: bool, f: impl FnOnce(&mut Full, &Call<'_>) -> R) -> R {
     let call = Call { rules: std::slice::from_ref(rule), backoff: None, cost: 0, floor: Hold::NONE };
-    bucket.with(&[*rule], &forms(rule), Now::exactly(now()), is_foreign, |full, _| f(full, &call))
+    let forms = forms(rule);
+    if is_foreign {
+        forms.vary();
+    }
+    bucket.with(&[*rule], &forms, Now::exactly(now()), |full, _| f(full, &call))
+}
+
+/// As [`take`], while other limits are expected.
+fn take_beside_others(bucket: &Unkeyed, rule: &Rule) -> u32 {
+    match verdict_at(bucket, rule, 0, now(), 1) {
+        Verdict::Admitted { .. } => 1,
+        Verdict::Denied { .. } => 0,
+        Verdict::Undecided => take_by_another_limit(bucket, rule, 1, true),
+    }
 }
 
 /// As a call that finds others waiting; the state moves back afterwards.
@@ -178,8 +191,11 @@ fn a_bucket_that_moves_under_the_lock_forgets_until_when_it_denied() {
         let rule = token(1);
         let bucket = unkeyed(&rule);
         assert_eq!(take(&bucket, &rule, 1), 1);
-        let (bucket, a, b) =
-            at_once(bucket, move |it| take(it, &rule, 1), move |it| take_by_another_limit(it, &rule, 1, true));
+        let (bucket, a, b) = at_once(
+            bucket,
+            move |it| take_beside_others(it, &rule),
+            move |it| take_by_another_limit(it, &rule, 1, true),
+        );
         assert_eq!(a + b, 0);
         assert_eq!(verdict_at(&bucket, &rule, 0, now(), 1), Verdict::Undecided, "it is decided under the lock");
     });
@@ -203,11 +219,11 @@ fn a_bucket_that_moves_under_the_lock_takes_all_permits_along() {
         let rule = token(4);
         let bucket = unkeyed(&rule);
         let before = take(&bucket, &rule, 1);
-        let short = move |it: &Unkeyed| take(it, &rule, 1) + take(it, &rule, 1);
+        let short = move |it: &Unkeyed| take_beside_others(it, &rule) + take_beside_others(it, &rule);
         let (bucket, a, b) = at_once(bucket, short, move |it| take_by_another_limit(it, &rule, 2, true));
+        assert_eq!(verdict_at(&bucket, &rule, 0, now(), 1), Verdict::Undecided, "it stays there");
         let (taken, left) = (before + a + b, remaining(&bucket, &rule));
         assert!(taken + left <= 4, "{taken} taken, {left} left");
-        assert_eq!(verdict_at(&bucket, &rule, 0, now(), 1), Verdict::Undecided, "it stays there");
     });
 }
 
@@ -249,6 +265,37 @@ fn a_window_admits_its_count_on_both_ways_together() {
             assert_eq!(a + b + left, count, "{a} and {b}");
         });
     }
+}
+
+/// On the fast path of the general form, else under the lock of waiting calls.
+fn take_generally(bucket: &Unkeyed, rule: &Rule) -> u32 {
+    match GeneralForm::try_take(bucket, &forms(rule), rule, 0, Now::exactly(now()), 1) {
+        Attempt::Admitted => 1,
+        Attempt::Denied(_) => 0,
+        Attempt::Added(_) | Attempt::Contended => take_under_the_lock(bucket, rule, 1),
+    }
+}
+
+#[test]
+fn a_general_form_admits_its_count_on_both_ways_together() {
+    loom::model(|| {
+        let rule = window(2);
+        let bucket = Unkeyed::new(&[rule], &forms(&rule), false);
+        let short = move |it: &Unkeyed| take_generally(it, &rule) + take_generally(it, &rule);
+        let (bucket, a, b) = at_once(bucket, short, move |it| take_under_the_lock(it, &rule, 2));
+        assert_eq!(a + b + remaining(&bucket, &rule), 2, "{a} and {b}");
+    });
+}
+
+#[test]
+fn a_general_form_that_is_reset_forgets_until_when_it_denied() {
+    loom::model(|| {
+        let rule = window(1);
+        let bucket = Unkeyed::new(&[rule], &forms(&rule), false);
+        assert_eq!(take_generally(&bucket, &rule), 1);
+        let (bucket, admitted, ()) = at_once(bucket, move |it| take_generally(it, &rule), move |it| it.reset(&[rule]));
+        assert_eq!(take_generally(&bucket, &rule), 1 - admitted);
+    });
 }
 
 #[test]

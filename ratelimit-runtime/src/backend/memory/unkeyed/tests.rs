@@ -33,6 +33,7 @@ fn limits() -> Vec<Vec<Limit>> {
         vec![Limit::new(70, MINUTE)],
         vec![token(4, MINUTE), fixed(5, 2 * MINUTE)],
         vec![fixed(3, MINUTE), fixed(5, 2 * MINUTE), token(9, 3 * MINUTE)],
+        vec![Limit::new(3, MINUTE), Limit::new(5, 2 * MINUTE)],
     ]
 }
 
@@ -41,7 +42,7 @@ fn locked(bucket: &Unkeyed, forms: &Forms, rules: &[Rule], now: Now, cost: u32) 
     match bucket.run(Take { tells: true }, &call, forms, now, false) {
         Some((verdict, _)) => verdict,
         // The form changes to the general one and back.
-        None => bucket.with(rules, forms, now, false, |full, _| call.take(full, forms, now)),
+        None => bucket.with(rules, forms, now, |full, _| call.take(full, forms, now)),
     }
 }
 
@@ -51,7 +52,7 @@ fn fast(bucket: &Unkeyed, forms: &Forms, rules: &[Rule], now: Now, cost: u32) ->
         FormKind::Permits => fast_in::<PermitsForm>(bucket, forms, rules, now, cost),
         FormKind::Words => fast_in::<WordsForm>(bucket, forms, rules, now, cost),
         FormKind::Window => fast_in::<WindowForm>(bucket, forms, rules, now, cost),
-        FormKind::Locked => fast_in::<LockedForm>(bucket, forms, rules, now, cost),
+        FormKind::General => fast_in::<GeneralForm>(bucket, forms, rules, now, cost),
     }
 }
 
