@@ -39,19 +39,14 @@ impl SlidingWindow {
     /// The first moment at or after `from` at which `cost` more permits fit. Requires that no
     /// permit on record is later than `from`, and that `cost` is at most `count`.
     pub(crate) fn earliest(&self, rule: &Rule, from: u64, cost: u32) -> u64 {
-        let room = u64::from(rule.capacity()).saturating_sub(u64::from(cost));
-        let mut taken = self.taken(rule.per(), from);
-        if taken <= room {
-            return from;
-        }
+        // The call fits once so many of the oldest permits are gone. Few more are on record than the
+        // limit admits, so they are in the first groups, however many groups are gone already.
+        let mut above = (self.groups.total() + u64::from(cost)).saturating_sub(rule.capacity().into());
         for group in self.groups.iter() {
-            let end = group.at.saturating_add(rule.per());
-            if end > from {
-                taken -= group.permits;
-                if taken <= room {
-                    return end;
-                }
+            if above <= group.permits {
+                return if above == 0 { from } else { from.max(group.at.saturating_add(rule.per())) };
             }
+            above -= group.permits;
         }
         from
     }

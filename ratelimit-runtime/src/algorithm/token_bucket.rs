@@ -75,11 +75,10 @@ impl TokenBucket {
         if step == 1 {
             return TokenBucket { last: at, debt: self.debt.saturating_sub(elapsed.saturating_mul(units)), ..self };
         }
-        let steps = elapsed / step;
-        if steps >= self.debt.div_ceil(units) {
-            return TokenBucket { last: at, debt: 0, ..self };
-        }
-        let debt = self.debt - steps * units;
+        // Mostly within the step of the last change, and a division takes as long as much of a
+        // decision.
+        let steps = if elapsed < step { 0 } else { elapsed / step };
+        let debt = self.debt.saturating_sub(steps.saturating_mul(units));
         // A started step counts towards the remaining debt. If it could pay more than that, it is
         // dropped.
         let last = if debt < units { at } else { self.last + steps * step };

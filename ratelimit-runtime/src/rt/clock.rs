@@ -44,6 +44,11 @@ impl Now {
         Now { earliest: at, latest: at }
     }
 
+    #[inline]
+    pub(crate) const fn is_exact(self) -> bool {
+        self.earliest == self.latest
+    }
+
     /// The same time, recorded as `time` if that is later.
     #[inline]
     pub(crate) fn at_least_recorded(self, time: u64) -> Now {

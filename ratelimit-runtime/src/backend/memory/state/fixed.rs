@@ -111,13 +111,13 @@ impl Fixed {
         if self.taken == 0 { 0 } else { self.end(rule) }
     }
 
-    /// The fast path of a word: `cost` permits, from 1 to the capacity. In a window that already
-    /// has a count, it needs no further multiplication.
+    /// The fast path of a word: `cost` permits, from 1 to the capacity. Computes the number of a
+    /// window only if it is a new one.
     #[inline]
     pub(super) fn take_in(word: &mut u64, rule: &Rule, bits: u32, now: u64, cost: u32) -> Result<(), u64> {
-        let (window, on_record) = (rule.window(now), *word >> bits);
-        if on_record < window {
-            *word = window << bits | u64::from(cost);
+        let on_record = *word >> bits;
+        if now.saturating_sub(on_record * rule.per()) >= rule.per() {
+            *word = rule.window(now) << bits | u64::from(cost);
             return Ok(());
         }
         if (*word & ((1 << bits) - 1)) + u64::from(cost) > u64::from(rule.capacity()) {

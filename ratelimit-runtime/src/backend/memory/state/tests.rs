@@ -196,7 +196,12 @@ impl Trial {
     }
 
     fn take(&self, now: Now, cost: u32) -> Verdict {
-        let taken = self.fast().map_or(Verdict::Undecided, |(rule, hash)| self.take_fast(rule, hash, now, cost));
+        let taken = match (&self.rules[..], self.address) {
+            ([rule], Address::Unkeyed) if self.is_fast && self.varies => {
+                self.attempted(&self.store.try_take_unkeyed_by(rule, now, cost), now)
+            }
+            _ => self.fast().map_or(Verdict::Undecided, |(rule, hash)| self.take_fast(rule, hash, now, cost)),
+        };
         match taken {
             Verdict::Undecided => self.store.take(self.address, &self.ask(cost), now, false).0,
             verdict => verdict,
@@ -206,17 +211,21 @@ impl Trial {
     fn take_fast(&self, rule: &Rule, hash: u64, now: Now, cost: u32) -> Verdict {
         let store = &self.store;
         if self.varies {
-            return match store.try_take_by(hash, rule, now, cost) {
-                Attempt::Admitted => Verdict::Admitted { at: now.latest.max(self.newest()) },
-                Attempt::Denied(until) => Verdict::Denied { until, position: 0 },
-                Attempt::Added(_) | Attempt::Contended => Verdict::Undecided,
-            };
+            return self.attempted(&store.try_take_by(hash, rule, now, cost), now);
         }
         match cost {
             1 => on_path!(store.kind(), Path => Path::take(store, hash, now, OnePermit), Verdict::Undecided),
             _ if !store.admits(cost) => Verdict::Undecided,
             2 => on_path!(store.kind(), Path => Path::take(store, hash, now, cost), Verdict::Undecided),
             _ => on_path!(store.kind(), Path => Path::tell(store, hash, now, cost).0, Verdict::Undecided),
+        }
+    }
+
+    fn attempted(&self, attempt: &Attempt, now: Now) -> Verdict {
+        match *attempt {
+            Attempt::Admitted => Verdict::Admitted { at: now.latest.max(self.newest()) },
+            Attempt::Denied(until) => Verdict::Denied { until, position: 0 },
+            Attempt::Added(_) | Attempt::Contended => Verdict::Undecided,
         }
     }
 
@@ -347,6 +356,19 @@ fn exact(limits: &[Limit], varies: bool, is_keyed: bool, is_fast: bool, steps: &
         }
     }
     Ok(())
+}
+
+#[test]
+fn a_counter_that_stands_still_leaves_groups_of_one_size() {
+    let rule = Rule::new(Limit::new(200, Duration::from_secs(1)));
+    let (groups, mut window) = (Groups::new(&rule, false), Window::idle());
+    for call in 0..200 {
+        // Five calls find the counter where it was.
+        let earliest = start() + call / 5 * 10;
+        let verdict = window.take_now(&groups, &rule, Now { earliest, latest: earliest + 400 }, 1);
+        assert!(matches!(verdict, Verdict::Admitted { .. }));
+        assert!(!window.is_mixed(), "after {call} calls");
+    }
 }
 
 #[test]
