@@ -265,7 +265,7 @@ impl Expansion<'_> {
         let limiter = match (&self.model.limiter, limits.iter().map(|limit| limit.known).max()) {
             (Limiter::Shared(arg), _) => {
                 let shared = Ident::new("__shared", place_of(&arg.value));
-                self.call("call", arg, None, shared.into_token_stream())
+                self.call("call_of_shared", arg, None, shared.into_token_stream())
             }
             (_, Some(Known::Call)) => quote_spanned!(site()=> #rt::call(__limiter).limits(#currents)),
             (_, Some(Known::Instance)) => quote_spanned!(site()=> #rt::call_by_constants(__limiter, #currents)),

@@ -29,6 +29,7 @@ use crate::rt::clock::nanos;
 
 pub(crate) use block::{Blockable, Journal, pause, start_pause};
 pub use builder::{InvalidLimiter, RateLimiterBuilder};
+pub(crate) use call::Owner;
 pub use call::{Call, Wait};
 use core::Contains;
 pub(crate) use core::{Core, Settings};

@@ -4,11 +4,10 @@
 /// The first version of the expansion.
 pub mod v1 {
     use std::pin::Pin;
-    use std::sync::Arc;
     use std::task::{Context, Poll};
     use std::time::Duration;
 
-    use crate::limiter::{Blockable, Core, Holding};
+    use crate::limiter::{Blockable, Holding, Owner};
 
     pub use crate::backend::{IntoBackend, SharedBackend, environments};
     pub use crate::error::{FromRateLimitExceeded, RateLimitExceeded};
@@ -148,15 +147,21 @@ pub mod v1 {
 
     /// One call of an annotated function. It costs one permit and does not wait.
     #[inline]
-    pub fn call(limiter: &RateLimiter) -> Call<'_> {
+    pub fn call<'a>(limiter: &'static RateLimiter) -> Call<'a> {
+        Call::of_static(limiter.core())
+    }
+
+    /// A call of `limiter = ..`.
+    #[inline]
+    pub fn call_of_shared(limiter: &RateLimiter) -> Call<'_> {
         Call::new(limiter.core())
     }
 
     /// As `call`, by limits that are constants, each for this instance of the function.
     #[inline]
-    pub fn call_by_constants<'a>(limiter: &'a RateLimiter, limits: &'a [Limit]) -> Call<'a> {
+    pub fn call_by_constants<'a>(limiter: &'static RateLimiter, limits: &'a [Limit]) -> Call<'a> {
         let core = limiter.core_by(limits);
-        let call = Call::new(core);
+        let call = Call::of_static(core);
         if core.is_written(limits) { call } else { call.limits(limits) }
     }
 
@@ -167,22 +172,22 @@ pub mod v1 {
         }
 
         /// Decides on this thread. The permits can be given back.
+        #[expect(clippy::inline_always, reason = "what is held is to stay in registers")]
+        #[inline(always)]
         pub fn hold<K: RateLimitKey>(self, key: K) -> Result<Held, RateLimitExceeded> {
-            let core = self.core();
-            core.gives_back();
-            let holding = match self.hold_fast(&key) {
-                Some(held) => Holding::Memory(held),
-                None => self.hold_slowly(&key)?,
-            };
-            Ok(Held { core: Arc::clone(core), holding })
+            let owner = self.owner();
+            match self.hold_fast(&key) {
+                Some(held) => Ok(Held { owner, holding: Holding::Memory(held) }),
+                // By value, so that the fast path writes the call to no memory.
+                None => self.hold_slowly(key).map(|holding| Held { owner, holding }),
+            }
         }
 
         /// As `check_each`. The permits can be given back.
         pub fn hold_each<K: RateLimitKeys>(self, keys: K) -> Result<Held, RateLimitExceeded> {
-            let core = Arc::clone(self.core());
-            core.gives_back();
+            let owner = self.owner();
             let decision = self.start_each(&keys).finish()?;
-            Ok(Held { core, holding: Holding::Other(Box::new(decision)) })
+            Ok(Held { owner, holding: Holding::Other(Box::new(decision)) })
         }
 
         /// As `check_each`, as far as it needs no waiting.
@@ -192,22 +197,21 @@ pub mod v1 {
 
         /// As `begin_each`, but the permits can be given back.
         pub fn begin_held_each<K: RateLimitKeys>(self, keys: K) -> BegunHeld {
-            let core = Arc::clone(self.core());
-            core.gives_back();
-            BegunHeld { core, begun: crate::limiter::BegunHeld::later(self.in_future().start_each(&keys)) }
+            let owner = self.owner();
+            BegunHeld { owner, begun: crate::limiter::BegunHeld::later(self.in_future().start_each(&keys)) }
         }
 
         /// Does everything that needs no waiting.
-        #[inline]
+        #[expect(clippy::inline_always, reason = "see `check`")]
+        #[inline(always)]
         pub fn begin<K: RateLimitKey>(self, key: K) -> Begun {
             Begun { begun: self.admit_in_future(key) }
         }
 
         /// Like `begin`, but the permits can be given back.
         pub fn begin_held<K: RateLimitKey>(self, key: K) -> BegunHeld {
-            let core = Arc::clone(self.core());
-            core.gives_back();
-            BegunHeld { core, begun: self.hold_in_future(&key) }
+            let owner = self.owner();
+            BegunHeld { owner, begun: self.hold_in_future(&key) }
         }
     }
 
@@ -400,7 +404,7 @@ pub mod v1 {
 
     /// A call in progress whose permits can be given back.
     pub struct BegunHeld {
-        core: Arc<Core>,
+        owner: Owner,
         begun: crate::limiter::BegunHeld,
     }
 
@@ -416,7 +420,7 @@ pub mod v1 {
 
         fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
             let begun = Pin::new(&mut self.begun).poll(context);
-            begun.map(|decided| decided.map(|holding| Held { core: Arc::clone(&self.core), holding }))
+            begun.map(|decided| decided.map(|holding| Held { owner: self.owner.clone(), holding }))
         }
     }
 
@@ -434,12 +438,13 @@ pub mod v1 {
 
     /// Permits whose fate the outcome of the body decides. If dropped, they stay taken.
     pub struct Held {
-        core: Arc<Core>,
+        owner: Owner,
         holding: Holding,
     }
 
     impl Held {
         /// Gives the permits back unless the call counts.
+        #[inline]
         pub fn settle(self, counts: bool) {
             if !counts {
                 self.took(0);
@@ -460,7 +465,7 @@ pub mod v1 {
         /// Settles the call at `actual` permits. If that fails, the reservation stands: the limit is
         /// kept.
         pub fn took(self, actual: u32) {
-            let _ = self.core.settle_held(self.holding, actual);
+            let _ = self.owner.settle_held(self.holding, actual);
         }
 
         /// Like `took`, without blocking the thread.
@@ -469,22 +474,22 @@ pub mod v1 {
         }
 
         fn charge_async(self, actual: u32) -> Rest {
-            let Held { core, holding } = self;
-            let Some(decision) = core.settle_in_memory(holding, actual) else { return Rest(None) };
+            let Held { owner, holding } = self;
+            let Some(decision) = owner.settle_in_memory(holding, actual) else { return Rest(None) };
             Rest(Some(Box::pin(async move {
-                let _ = core.settle_async(*decision, actual).await;
+                let _ = owner.settle_async(*decision, actual).await;
             })))
         }
 
         /// Like `took`, without waiting for a backend.
         pub fn took_later(self, actual: u32) {
-            self.core.settle_held_later(self.holding, actual);
+            self.owner.settle_held_later(self.holding, actual);
         }
     }
 
     /// `permit = ..`: permits that the body settles. `None` for an exempt call.
     pub fn permit(held: Option<Held>) -> CallPermit {
-        CallPermit::new(held.map(|Held { core, holding }| (core, holding)))
+        CallPermit::new(held.map(|Held { owner, holding }| (owner, holding)))
     }
 
     /// A constant `count` or `burst`, possibly a const generic.

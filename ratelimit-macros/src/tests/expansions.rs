@@ -317,7 +317,7 @@ fn a_future_behind_statements() {
                 async move {
                     {
                         let __begun = match (&API,) {
-                            (__shared,) => rt::call(__shared).begin(&id),
+                            (__shared,) => rt::call_of_shared(__shared).begin(&id),
                         };
                         let __checked = __begun.finish().await;
                         if let rt::Err(__exceeded) = __checked {

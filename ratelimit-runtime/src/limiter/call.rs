@@ -1,5 +1,6 @@
 //! A call's parameters, and its outcomes: a decision, a denial, or the failure of a backend.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -67,6 +68,8 @@ impl WaitOptions {
 #[derive(Clone, Copy)]
 pub struct Call<'a> {
     pub(super) core: &'a Arc<Core>,
+    /// The same, if it is in a `static`.
+    pub(super) in_static: Option<&'static Arc<Core>>,
     pub(super) limits: Option<&'a [Limit]>,
     pub(super) cost: u32,
     pub(super) wait: Wait,
@@ -77,6 +80,26 @@ pub struct Call<'a> {
     pub(super) is_async: bool,
     /// The key, for events of denials.
     pub(super) key: ShownKey<'a>,
+}
+
+/// The limiter of permits that can be given back. One in a `static` needs no count of its holders:
+/// counting takes two locked instructions a call.
+#[derive(Clone)]
+pub(crate) enum Owner {
+    Static(&'static Arc<Core>),
+    Shared(Arc<Core>),
+}
+
+impl Deref for Owner {
+    type Target = Arc<Core>;
+
+    #[inline]
+    fn deref(&self) -> &Arc<Core> {
+        match self {
+            Owner::Static(core) => core,
+            Owner::Shared(core) => core,
+        }
+    }
 }
 
 /// A denial by one of the limits.
@@ -126,6 +149,7 @@ impl<'a> Call<'a> {
     pub(crate) fn new(core: &'a Arc<Core>) -> Call<'a> {
         Call {
             core,
+            in_static: None,
             limits: None,
             cost: 1,
             wait: Wait::No,
@@ -135,6 +159,12 @@ impl<'a> Call<'a> {
             is_async: false,
             key: ShownKey::default(),
         }
+    }
+
+    /// A call of a limiter in a `static`.
+    #[inline]
+    pub(crate) fn of_static(core: &'static Arc<Core>) -> Call<'a> {
+        Call { in_static: Some(core), ..Call::new(core) }
     }
 
     /// Sets the limits that were read at this call.
@@ -194,6 +224,14 @@ impl<'a> Call<'a> {
 
     pub(crate) fn core(&self) -> &'a Arc<Core> {
         self.core
+    }
+
+    /// The limiter, for permits that can be given back.
+    #[inline]
+    pub(crate) fn owner(&self) -> Owner {
+        self.core.gives_back();
+        let own = self.in_static.filter(|own| std::ptr::eq(*own, self.core));
+        own.map_or_else(|| Owner::Shared(Arc::clone(self.core)), Owner::Static)
     }
 }
 
@@ -481,15 +519,14 @@ impl OwnedCall {
 
     pub(super) fn call(&self) -> Call<'_> {
         Call {
-            core: &self.core,
             limits: self.rare.as_ref().and_then(|rare| rare.limits.as_deref()),
             cost: self.cost,
             wait: self.wait,
-            options: WaitOptions::DEFAULT,
             peek: self.peek,
             quiet: self.quiet,
             is_async: self.is_async,
             key: self.rare.as_ref().map_or_else(ShownKey::default, |rare| rare.key.shown()),
+            ..Call::new(&self.core)
         }
     }
 }

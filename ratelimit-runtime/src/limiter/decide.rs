@@ -78,7 +78,17 @@ impl<'a> Call<'a> {
         {
             return Ok(());
         }
-        self.admit_any(key).unwrap_or_else(|| self.decide_elsewhere(key))
+        self.admit_otherwise(key)
+    }
+
+    /// As [`admit`](Call::admit), for a call that the fast path has not decided.
+    #[inline]
+    fn admit_otherwise<K: RateLimitKey>(&self, key: &K) -> Result<(), RateLimitExceeded> {
+        match self.admit_any(key) {
+            Some(Ok(())) => Ok(()),
+            Some(denied) => denied,
+            None => self.decide_elsewhere(key),
+        }
     }
 
     /// As [`admit`](Call::admit), for a call that may wait.
@@ -92,29 +102,36 @@ impl<'a> Call<'a> {
         self.admit_any(key).unwrap_or_else(|| self.decide(key).map(drop))
     }
 
-    /// As [`start`](Call::start), for a future that needs only yes or no.
-    #[inline]
+    /// As [`admit`](Call::admit), for a future.
+    #[expect(clippy::inline_always, reason = "the call is to be taken apart into registers where it is made")]
+    #[inline(always)]
     pub(crate) fn admit_in_future<K: RateLimitKey>(self, key: K) -> Begun {
-        let call = self.in_future();
-        if call.limits.is_none() && call.wait == Wait::No && call.cost == 1 {
-            match fast::admit_in_future(call.core, &key, OnePermit).found() {
-                Found::Admitted => return Begun::of(Ok(())),
-                Found::Denied { retry_after } => return Begun::of(Err(call.denial(key, retry_after))),
-                Found::Else(found) => {
-                    if let Some(denied) = call.denied_fast(&key, found) {
-                        return Begun::of(denied);
-                    }
-                }
-            }
-        } else if call.limits.is_none()
-            && let Found::Admitted = fast::admit_in_future(call.core, &key, call.cost).found()
-        {
-            return Begun::of(Ok(()));
+        if self.limits.is_some() || self.wait != Wait::No || self.cost != 1 {
+            return self.in_future().begin_some(&key);
         }
-        if let Some(decided) = call.admit_any(&key) {
+        match fast::admit_in_future(self.core, &key, OnePermit).found() {
+            Found::Admitted => Begun::Admitted,
+            Found::Denied { retry_after } => Begun::Denied(self.denial(key, retry_after)),
+            Found::Else(found) => begin_slowly(found, self.core, &key),
+        }
+    }
+
+    /// As [`admit_some`](Call::admit_some) or [`admit_or_wait`](Call::admit_or_wait), for a future.
+    #[inline(never)]
+    fn begin_some<K: RateLimitKey>(self, key: &K) -> Begun {
+        if self.limits.is_none()
+            && let Found::Admitted = fast::admit_in_future(self.core, key, self.cost).found()
+        {
+            return Begun::Admitted;
+        }
+        self.begin_otherwise(key)
+    }
+
+    fn begin_otherwise<K: RateLimitKey>(self, key: &K) -> Begun {
+        if let Some(decided) = self.admit_any(key) {
             return Begun::of(decided);
         }
-        if call.wait == Wait::No { call.begin_elsewhere(&key) } else { call.begin_started(&key) }
+        if self.wait == Wait::No { self.begin_elsewhere(key) } else { self.begin_started(key) }
     }
 
     pub(super) fn begin_started<K: RateLimitKey>(self, key: &K) -> Begun {
@@ -122,7 +139,8 @@ impl<'a> Call<'a> {
     }
 
     /// Decides any call in memory while all switches are off; `None` if it must take another path.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "so that an admission by a single limit is moved to no memory")]
+    #[inline(always)]
     fn admit_any<K: RateLimitKey>(&self, key: &K) -> Option<Result<(), RateLimitExceeded>> {
         let store = self.memory()?;
         let (address, text) = (store.address(key), &|| KeyText::of(key));
@@ -197,14 +215,15 @@ impl<'a> Call<'a> {
 
     /// Takes permits that the outcome of the body keeps or gives back. `None` if they must be taken
     /// [elsewhere](Call::hold_slowly).
-    #[inline]
+    #[expect(clippy::inline_always, reason = "what is held is to stay in registers")]
+    #[inline(always)]
     pub(crate) fn hold_fast<K: RateLimitKey>(&self, key: &K) -> Option<Held> {
         if self.limits.is_none() { fast::take(self.core, key, self.cost, self.is_async) } else { None }
     }
 
     #[inline(never)]
-    pub(crate) fn hold_slowly<K: RateLimitKey>(&self, key: &K) -> Result<Holding, RateLimitExceeded> {
-        self.hold_in_memory(key).unwrap_or_else(|| held(self.decide(key)))
+    pub(crate) fn hold_slowly<K: RateLimitKey>(self, key: K) -> Result<Holding, RateLimitExceeded> {
+        self.hold_in_memory(&key).unwrap_or_else(|| held(self.decide(&key)))
     }
 
     fn hold_in_memory<K: RateLimitKey>(&self, key: &K) -> Option<Result<Holding, RateLimitExceeded>> {
@@ -454,10 +473,16 @@ fn admit_slowly<K: RateLimitKey>(found: Packed, core: &Arc<Core>, key: K) -> Res
     }
 }
 
+#[cold]
+#[inline(never)]
+fn begin_slowly<K: RateLimitKey>(found: Packed, core: &Arc<Core>, key: &K) -> Begun {
+    let call = Call::new(core).in_future();
+    call.denied_fast(key, found).map_or_else(|| call.begin_otherwise(key), Begun::of)
+}
+
 #[inline(never)]
 fn admit_otherwise<K: RateLimitKey>(core: &Arc<Core>, key: &K) -> Result<(), RateLimitExceeded> {
-    let call = Call::new(core);
-    call.admit_any(key).unwrap_or_else(|| call.decide_elsewhere(key))
+    Call::new(core).admit_otherwise(key)
 }
 
 /// The error of a call on a blocked key, of which the only limit written down has this much left.
@@ -486,16 +511,20 @@ fn refuse_and_report<K: RateLimitKey>(core: &Arc<Core>, key: &K, refusal: Refusa
     Call::new(core).refused_of(&|| KeyText::of(key), core.written(refusal.position), refusal)
 }
 
-/// The call of a future that needs only yes or no.
+/// The call of a future that needs only yes or no. An admission is a variant of its own, so that
+/// no error is moved for it.
 pub(crate) enum Begun {
-    Done(Option<Result<(), RateLimitExceeded>>),
+    Admitted,
+    Denied(RateLimitExceeded),
     Pending(Pending),
+    /// The outcome was taken.
+    Over,
 }
 
 impl Begun {
     #[inline]
     pub(super) fn of(decided: Result<(), RateLimitExceeded>) -> Begun {
-        Begun::Done(Some(decided))
+        decided.map_or_else(Begun::Denied, |()| Begun::Admitted)
     }
 
     fn later(started: Started) -> Begun {
@@ -509,11 +538,15 @@ impl Future for Begun {
     #[inline]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut *self {
-            Begun::Done(decided) => match decided.take() {
-                Some(decided) => Poll::Ready(decided),
-                None => polled_again(),
-            },
+            Begun::Admitted => {
+                *self = Begun::Over;
+                Poll::Ready(Ok(()))
+            }
             Begun::Pending(pending) => Pin::new(pending).poll(context).map(|decided| decided.map(drop)),
+            Begun::Denied(_) | Begun::Over => match std::mem::replace(&mut *self, Begun::Over) {
+                Begun::Denied(exceeded) => Poll::Ready(Err(exceeded)),
+                _ => polled_again(),
+            },
         }
     }
 }
@@ -576,7 +609,8 @@ mod tests {
     fn denied_twice(limiter: &RateLimiter, wait: Duration) -> [RateLimitExceeded; 2] {
         let blocking = || Call::new(limiter.core()).admit("blocking");
         let future = || match Call::new(limiter.core()).admit_in_future("future") {
-            Begun::Done(Some(decided)) => decided,
+            Begun::Admitted => Ok(()),
+            Begun::Denied(exceeded) => Err(exceeded),
             _ => panic!("it is decided at once"),
         };
         assert!(blocking().is_ok() && future().is_ok());
@@ -591,7 +625,7 @@ mod tests {
             let limit = Limit::new(2, Duration::from_secs(60)).with_algorithm(algorithm);
             let limiter = RateLimiter::builder(format!("begun {algorithm:?}")).limit(limit).build().unwrap();
             for _ in 0..3 {
-                assert!(matches!(Call::new(limiter.core()).admit_in_future("a"), Begun::Done(_)));
+                assert!(matches!(Call::new(limiter.core()).admit_in_future("a"), Begun::Admitted | Begun::Denied(_)));
             }
         }
     }

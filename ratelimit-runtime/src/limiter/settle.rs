@@ -5,7 +5,7 @@ mod each;
 use std::fmt;
 use std::sync::Arc;
 
-use super::call::{Call, position_u8};
+use super::call::{Call, Owner, position_u8};
 use super::core::{Core, Target};
 use super::decide::Holding;
 use crate::backend::memory::{Left, Permit, Store};
@@ -44,12 +44,12 @@ use crate::switches::Switches;
 /// ```
 #[must_use = "a permit that is dropped keeps what was reserved"]
 pub struct CallPermit {
-    held: Option<(Arc<Core>, Holding)>,
+    held: Option<(Owner, Holding)>,
 }
 
 impl CallPermit {
     /// `None` for a call that took nothing.
-    pub(crate) fn new(held: Option<(Arc<Core>, Holding)>) -> CallPermit {
+    pub(crate) fn new(held: Option<(Owner, Holding)>) -> CallPermit {
         CallPermit { held }
     }
 

@@ -141,15 +141,13 @@ impl Waiting {
     fn call(&self) -> Call<'_> {
         let wait = self.deadline().saturating_sub(self.arrived());
         Call {
-            core: &self.core,
             limits: self.rare().and_then(|rare| rare.limits.as_deref()),
             cost: self.place().cost,
             wait: if self.deadline() == u64::MAX { Wait::Forever } else { Wait::AtMost(wait) },
-            options: WaitOptions::DEFAULT,
-            peek: false,
             quiet: self.quiet,
             is_async: self.is_async,
             key: self.rare().map_or_else(ShownKey::default, |rare| rare.key.shown()),
+            ..Call::new(&self.core)
         }
     }
 

@@ -62,7 +62,10 @@ impl Core {
 
     /// Records that the outcome of a call decides whether its permits come back.
     pub(crate) fn gives_back(&self) {
-        self.refunds.gives_back.store(true, Ordering::Relaxed);
+        // Read first: a store takes the cache line from other threads.
+        if !self.refunds.gives_back.load(Ordering::Relaxed) {
+            self.refunds.gives_back.store(true, Ordering::Relaxed);
+        }
         self.made_each().into_iter().flat_map(Each::cores).for_each(|core| core.gives_back());
     }
 
