@@ -410,6 +410,24 @@ fn tracked_keys_add_up_and_evictions_are_counted() {
     assert_shows(&rendered(&recorder), "ratelimit_tracked_keys 30");
 }
 
+#[test]
+fn a_backend_that_is_saved_hides_no_other_that_is_not() {
+    let folder = std::env::temp_dir().join(format!("ratelimit-unsaved-{}", std::process::id()));
+    let keep = |name: &str| {
+        std::fs::create_dir_all(folder.join(name)).unwrap();
+        MemoryBackend::new().keep(folder.join(name).join("limits.snapshot"), HOUR).unwrap()
+    };
+    let (lost, saved) = (keep("lost"), keep("saved"));
+    std::fs::remove_dir_all(folder.join("lost")).unwrap();
+    let recorder = PrometheusBuilder::new().build_recorder();
+    metrics::with_local_recorder(&recorder, || {
+        drop(lost);
+        drop(saved);
+    });
+    assert_shows(&rendered(&recorder), "ratelimit_snapshot_failing 1");
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
 /// The limiter of that name, as JSON.
 fn listed(name: &str) -> Value {
     let json = serde_json::to_value(limiters()).unwrap();

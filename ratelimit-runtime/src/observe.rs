@@ -249,13 +249,13 @@ pub(crate) fn configured(error: Option<&dyn std::error::Error>) {
     tracing::configured(error);
 }
 
-/// A snapshot of a memory backend was made, or could not be.
-pub(crate) fn snapshot_made(error: Option<&dyn std::error::Error>) {
-    let _ = error;
+/// A snapshot of a memory backend was made, or could not be; the one before it had `failed`.
+pub(crate) fn snapshot_made(error: Option<&dyn std::error::Error>, failed: bool) {
+    let _ = (error, failed);
     #[cfg(feature = "metrics")]
-    metrics::snapshot_made(error.is_some());
+    metrics::snapshot_made(error.is_some(), failed);
     #[cfg(feature = "tracing")]
-    tracing::snapshot_made(error);
+    tracing::snapshot_made(error, failed);
 }
 
 /// The snapshot of an earlier process is not restored.

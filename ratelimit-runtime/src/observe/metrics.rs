@@ -281,8 +281,16 @@ pub(super) fn bucket_lost(kind: &'static str) {
     report(|| counter!(LOST_BUCKETS, "backend" => kind).increment(1));
 }
 
-pub(super) fn snapshot_made(is_failing: bool) {
-    report(|| gauge!(SNAPSHOT).set(i32::from(is_failing)));
+/// Memory backends that could not be saved.
+static UNSAVED: AtomicUsize = AtomicUsize::new(0);
+
+pub(super) fn snapshot_made(is_failing: bool, failed: bool) {
+    match (failed, is_failing) {
+        (false, true) => _ = UNSAVED.fetch_add(1, Ordering::Relaxed),
+        (true, false) => _ = UNSAVED.fetch_sub(1, Ordering::Relaxed),
+        _ => {}
+    }
+    report(|| gauge!(SNAPSHOT).set(i32::from(UNSAVED.load(Ordering::Relaxed) > 0)));
 }
 
 #[cfg(feature = "configuration")]

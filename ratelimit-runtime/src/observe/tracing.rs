@@ -86,11 +86,7 @@ pub(super) fn bucket_lost(kind: &'static str) {
     });
 }
 
-/// Whether the failure of snapshots has been reported.
-static SNAPSHOTS_FAIL: AtomicBool = AtomicBool::new(false);
-
-pub(super) fn snapshot_made(error: Option<&dyn std::error::Error>) {
-    let failed = SNAPSHOTS_FAIL.swap(error.is_some(), Ordering::Relaxed);
+pub(super) fn snapshot_made(error: Option<&dyn std::error::Error>, failed: bool) {
     report(|| match (error, failed) {
         (Some(error), false) => {
             warn!(target: TARGET, %error, "rate limits in memory are not saved: a restart loses what calls have taken");

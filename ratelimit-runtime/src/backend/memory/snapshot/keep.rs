@@ -21,8 +21,9 @@ pub struct Kept {
     backend: MemoryBackend,
     path: PathBuf,
     restored: Result<Option<Restored>, SnapshotError>,
-    /// Its end stops the thread. `None` once it has ended.
-    thread: Option<(mpsc::Sender<()>, JoinHandle<()>)>,
+    /// Its end stops the thread, which returns whether its last snapshot failed. `None` once it has
+    /// ended.
+    thread: Option<(mpsc::Sender<()>, JoinHandle<bool>)>,
     /// A forked child has no thread, and leaves the file to its parent.
     process: u32,
 }
@@ -88,9 +89,11 @@ impl MemoryBackend {
         let (stop, stopped) = mpsc::channel();
         let (backend, to) = (self.clone(), path.clone());
         let work = move || {
+            let mut failed = false;
             while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(every.max(SHORTEST)) {
-                report(&backend.snapshot(&to));
+                failed = report(&backend.snapshot(&to), failed);
             }
+            failed
         };
         let thread = thread::Builder::new().name("ratelimit-keep".into()).spawn(work);
         let thread = thread.map_err(|error| SnapshotError::io(&path, error))?;
@@ -126,29 +129,30 @@ impl Kept {
     /// # Errors
     /// Those of [`MemoryBackend::snapshot`].
     pub fn close(mut self) -> Result<Snapshot, SnapshotError> {
-        self.stop();
-        self.backend.snapshot(&self.path)
+        let failed = self.stop().unwrap_or(false);
+        let result = self.backend.snapshot(&self.path);
+        report(&result, failed);
+        result
     }
 
-    /// Ends the thread. Returns whether it was running.
-    fn stop(&mut self) -> bool {
-        let Some((stop, thread)) = self.thread.take() else { return false };
+    /// Ends the thread, if it is running. Returns whether its last snapshot failed.
+    fn stop(&mut self) -> Option<bool> {
+        let (stop, thread) = self.thread.take()?;
         drop(stop);
         if self.process != process::id() {
             // Joining a thread that this process does not have never ends.
             std::mem::forget(thread);
-            return false;
+            return None;
         }
-        // It does not panic, and has nothing to say.
-        let _ = thread.join();
-        true
+        // It does not panic.
+        Some(thread.join().unwrap_or(false))
     }
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        if self.stop() {
-            report(&self.backend.snapshot(&self.path));
+        if let Some(failed) = self.stop() {
+            report(&self.backend.snapshot(&self.path), failed);
         }
     }
 }
@@ -159,9 +163,10 @@ impl fmt::Debug for Kept {
     }
 }
 
-/// Reports the result of a snapshot.
-fn report(result: &Result<Snapshot, SnapshotError>) {
-    observe::snapshot_made(result.as_ref().err().map(|error| error as &dyn std::error::Error));
+/// Reports the result of a snapshot, and whether the one before failed. Returns whether this one did.
+fn report(result: &Result<Snapshot, SnapshotError>, failed: bool) -> bool {
+    observe::snapshot_made(result.as_ref().err().map(|error| error as &dyn std::error::Error), failed);
+    result.is_err()
 }
 
 #[cfg(all(test, feature = "tracing", not(loom_model)))]
@@ -183,10 +188,12 @@ mod tests {
             let kept = MemoryBackend::new().keep(&path, HOUR).unwrap();
             fs::remove_dir_all(&folder).unwrap();
             drop(kept);
-            report(&MemoryBackend::new().snapshot(&path));
+            let failed = report(&MemoryBackend::new().snapshot(&path), true);
             fs::create_dir_all(&folder).unwrap();
+            // Another one that is saved does not save the first.
             drop(MemoryBackend::new().keep(&path, HOUR).unwrap());
-            drop(MemoryBackend::new().keep(&path, HOUR).unwrap());
+            let failed = report(&MemoryBackend::new().snapshot(&path), failed);
+            report(&MemoryBackend::new().snapshot(&path), failed);
         });
         fs::remove_dir_all(&folder).unwrap();
         let [refused, lost, saved] = &log[..] else { panic!("{log:?}") };
