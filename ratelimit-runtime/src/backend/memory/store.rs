@@ -423,11 +423,12 @@ impl Store {
     /// The fast path of permits without a key by one limit other than the one written down.
     #[inline]
     pub(crate) fn try_take_unkeyed_by(&self, rule: &Rule, now: Now, cost: u32) -> Attempt {
-        if cost.wrapping_sub(1) >= rule.capacity() {
+        if !(1..=rule.capacity()).contains(&cost) {
             return Attempt::Contended;
         }
+        let rules = std::slice::from_ref(rule);
         if self.written.varies {
-            self.keep_for(std::slice::from_ref(rule));
+            self.keep_for(rules);
         }
         self.unkeyed.take_by(rule, &self.forms, now, cost).into()
     }
