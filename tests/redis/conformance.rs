@@ -552,6 +552,19 @@ fn what_fits_of_a_charge_is_charged_now() {
     }
 }
 
+/// A booking may lie further ahead than a debt may. What fits beside it is charged all the same.
+#[test]
+fn what_fits_beside_a_booking_years_ahead_is_charged() {
+    let year = 366 * 86_400_000_000;
+    let book = || Step::Take { cost: 3, max_wait: FOREVER };
+    for limits in
+        [&[limit(5, year, Algorithm::SlidingWindow, 1)][..], &[limit(5, year, Algorithm::SlidingWindow, 1); 2]]
+    {
+        let steps = [book(), book(), book(), Step::Charge(20), Step::Peek { cost: 1, max_wait: FOREVER }];
+        compare(&backend(), limits, None, &steps).unwrap();
+    }
+}
+
 /// By the server's clock, because its keys expire by that.
 #[test]
 fn a_key_outlives_its_window() {

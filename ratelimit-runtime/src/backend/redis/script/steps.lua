@@ -1,5 +1,6 @@
--- Inlined: a charge that does not fit goes in steps: what fits at `t`, then the rest of the last
--- windowful, then whole windowfuls, each as soon as it fits.
+-- Inlined: a charge that does not fit goes in steps: what fits at `t` (stage 1), then the rest of the
+-- last windowful (2), then whole windowfuls (3), each as soon as it fits. In the loop only sliding
+-- windows go this way.
 local is_done = stage and not until_at
 if not fresh then
   stage = nil

@@ -116,7 +116,7 @@ repeat -- Left by `break`.
     ring_at = size + 1
     local at, hots, position, fits = HEAD_BYTES + 1, nil, 0, true
     repeat
-      -- Nothing goes on from a later time.
+      -- At stage 3, `sliding_now.lua` only tells the time: bookings of several limits are the loop's.
       local hot, edit, edit_at, edit_end, stage = nil, nil, nil, nil, 3
       local floor, dropped_at, dropped, largest = 0, 0, 0, nil
       until_at, left = nil, nil
