@@ -4,5 +4,5 @@ if not expires then
 elseif tested then
   call('SET', bucket, record, 'PX', math.ceil(math.max(0, kept - now) / 1000) + TEST_SLACK)
 else
-  call('SET', bucket, record, 'PXAT', kept / 1000)
+  call('SET', bucket, record, 'PXAT', string.format('%d', kept / 1000))
 end
