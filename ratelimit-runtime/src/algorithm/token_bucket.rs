@@ -95,7 +95,8 @@ impl TokenBucket {
         if state.debt <= room {
             return from;
         }
-        let steps = (state.debt - room).div_ceil(rule.units());
+        let missing = state.debt - room;
+        let steps = if rule.units() == 1 { missing } else { missing.div_ceil(rule.units()) };
         let nanos = state.last.saturating_add(steps.saturating_mul(rule.step()));
         let tick = tick(from);
         if tick == 1 { nanos } else { nanos.div_ceil(tick).saturating_mul(tick) }

@@ -313,7 +313,8 @@ fn own_store(_: &Core, memory: &MemoryBackend, written: &Written) -> Arc<Store> 
 const NOTHING: Paths = Paths { one: |_, _, _, _, _| nothing(), some: |_, _, _, _, _| nothing() };
 
 fn by_key(kind: Kind) -> Paths {
-    on_path!(kind, Path => key_path::<Path>(), Paths { one: admit_state, some: admit_state })
+    let one = if kind == Kind::Full { admit_full } else { admit_state };
+    on_path!(kind, Path => key_path::<Path>(), Paths { one, some: admit_state })
 }
 
 fn key_path<P: KeyPath>() -> Paths {
@@ -363,6 +364,12 @@ impl Paid for u32 {
 #[inline(never)]
 fn admit_by<P: KeyPath, C: Cost>(core: &Core, store: &Store, hash: u64, now: Now, cost: C) -> Packed {
     end(core, store, hash, now, cost, (P::take(store, hash, now, cost), None))
+}
+
+#[inline(never)]
+fn admit_full(core: &Core, store: &Store, hash: u64, now: Now, cost: OnePermit) -> Packed {
+    let (verdict, left) = store.try_full(hash, now);
+    end(core, store, hash, now, cost, (verdict, Some(left)))
 }
 
 #[inline(never)]
@@ -418,13 +425,13 @@ fn admitted(core: &Core) -> Packed {
 /// `left` is what the denying limit has left; `None` if it is the only limit.
 #[inline]
 fn denied(core: &Core, until: u64, left: Option<Left>, now: Now) -> Packed {
-    // A denial that ends within this reading of the clock does not count yet, and in a dry run the
-    // call runs. The slow path handles both; such a denial has changed nothing.
-    if until <= now.latest || left.is_none() && core.dry_run() {
+    // A denial that ends within this reading of the clock does not count yet. The slow path handles
+    // it; it has changed nothing.
+    if until <= now.latest {
         return Packed::NOTHING;
     }
-    if let Some(left) = left {
-        return Packed::told(refusal(until, left, now));
+    if left.is_some() || core.dry_run() {
+        return Packed::told(refusal(until, left.unwrap_or_default(), now));
     }
     core.denied();
     Packed(Packed::DENIED, until.saturating_sub(now.earliest))

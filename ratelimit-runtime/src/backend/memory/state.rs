@@ -21,7 +21,7 @@ use crate::limit::Algorithm;
 use crate::queue::Ahead;
 use crate::rt::clock::Now;
 
-pub(super) use full::{Forms, Full, Part};
+pub(super) use full::{Forms, Full, Judged, Part};
 pub(super) use operation::{Operation, Peek, Refund, Take, Together, is_admitted};
 pub(super) use stored::{Entry, Moment, Stored};
 pub(super) use tat::Tat;
@@ -75,6 +75,10 @@ pub(super) enum Fate {
 
 /// The time at which a call with a cost above the limit is admitted.
 pub(crate) const NEVER: u64 = u64::MAX;
+
+/// No path decides the call, which cannot happen: its limiter fails closed.
+pub(crate) const UNDECIDED: (Verdict, Left) =
+    (Verdict::Undecided, Left { remaining: 0, position: 0, is_blocked: false, idle_at: 0 });
 
 /// The permits left in a bucket, by the limit with the fewest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -144,25 +148,6 @@ pub(super) trait State: Sized {
     /// Records `cost` permits that fit, at the time `now.latest`.
     fn charge(&mut self, form: &Self::Form, position: usize, rule: &Rule, now: Now, cost: u32);
 
-    /// Judges all limits of a call with a cost above 0. Returns the latest time after `until` at
-    /// which one of them fits, if there is one.
-    #[inline]
-    fn judge_all(&self, form: &Self::Form, call: &Call<'_>, now: Now, until: u64) -> Judged {
-        let mut judged = Judged { until, position: None, newest: self.newest() };
-        for (position, rule) in call.rules.iter().enumerate() {
-            judged.add(position, rule, call.cost, || self.fits_at(form, position, rule, now, call.cost));
-        }
-        judged
-    }
-
-    /// [Charges](State::charge) a call to all its limits.
-    #[inline]
-    fn charge_all(&mut self, form: &Self::Form, call: &Call<'_>, now: Now) {
-        for (position, rule) in call.rules.iter().enumerate() {
-            self.charge(form, position, rule, now, call.cost);
-        }
-    }
-
     /// Takes back permits, as far as they still count.
     fn refund(&mut self, form: &Self::Form, position: usize, rule: &Rule, now: Now, permit: Permit);
 
@@ -208,51 +193,35 @@ pub(super) trait State: Sized {
     /// [`offences`](State::offences), read only.
     fn offended(&self) -> Offences;
 
-    /// The fast path of [`Call::take`] for a call that [is plain](Call::is_plain), with the same
-    /// answers. Penalties are neither looked at nor counted.
-    fn take_all(&mut self, form: &Self::Form, call: &Call<'_>, now: Now) -> Verdict;
-}
-
-/// The judgement of all limits on a call.
-#[derive(Clone, Copy)]
-pub(super) struct Judged {
-    until: u64,
-    /// The limit that fits last, if that is after the given time.
-    position: Option<usize>,
-    newest: u64,
-}
-
-impl Judged {
+    /// The fast path of [`Call::take`], with the same answers, and of a denial what the limit that
+    /// denies has left. [`Verdict::Undecided`] leaves the call to the other path; then nothing has
+    /// changed.
     #[inline]
-    fn add(&mut self, position: usize, rule: &Rule, cost: u32, fits_at: impl FnOnce() -> u64) {
-        // Never fits, not even at the last time that can be represented.
-        let (is_never, has_one) = (cost > rule.capacity(), self.position.is_some());
-        let fits_at = if is_never { NEVER } else { fits_at() };
-        if fits_at > self.until || is_never && !has_one {
-            (self.until, self.position) = (fits_at, Some(position));
-        }
+    fn take_all(&mut self, _: &Self::Form, _: &Call<'_>, _: Now) -> (Verdict, Left) {
+        UNDECIDED
     }
 }
 
 impl Call<'_> {
-    /// Whether no penalty is on record, and the call takes no more permits than its limits have.
+    /// Whether the call takes permits, and no more than each limit has.
     #[inline]
-    fn is_plain<S: State>(&self, state: &S) -> bool {
-        (self.backoff.is_none() || state.offended().count == 0)
-            && self.cost > 0
-            && self.rules.iter().all(|rule| self.cost <= rule.capacity())
+    fn is_possible(&self) -> bool {
+        self.cost > 0 && self.rules.iter().all(|rule| self.cost <= rule.capacity())
     }
 
-    /// The state's own fast path of [`take`](Call::take), which no penalty may concern. `None` if the
-    /// call must be taken otherwise; nothing is taken then.
-    #[expect(clippy::inline_always, reason = "most of a decision")]
-    #[inline(always)]
-    pub(super) fn take_plain<S: State>(&self, state: &mut S, form: &S::Form, now: Now) -> Option<Verdict> {
-        if !self.is_plain(state) {
-            return None;
-        }
-        let verdict = state.take_all(form, self, now);
-        (self.backoff.is_none() || is_admitted(verdict)).then_some(verdict)
+    /// [`take`](Call::take), and what [is told](Call::told) of a denied call, or if it `tells`.
+    #[inline(never)]
+    pub(super) fn take_and_tell<S: State>(
+        &self,
+        state: &mut S,
+        form: &S::Form,
+        now: Now,
+        tells: bool,
+    ) -> (Verdict, Left) {
+        let was_banned = self.is_banned(state, now);
+        let verdict = self.take(state, form, now);
+        let is_told = tells || matches!(verdict, Verdict::Denied { .. });
+        (verdict, if is_told { self.told(state, form, now, verdict, was_banned) } else { Left::default() })
     }
 
     /// Takes the call's permits from all limits, or from none. Nothing holds the key.
@@ -315,7 +284,9 @@ impl Call<'_> {
     #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]
     pub(super) fn charge<S: State>(&self, state: &mut S, form: &S::Form, now: Now) {
-        state.charge_all(form, self, now);
+        for (position, rule) in self.rules.iter().enumerate() {
+            state.charge(form, position, rule, now, self.cost);
+        }
         state.note(self, form, now, 0);
     }
 
@@ -349,13 +320,22 @@ impl Call<'_> {
                 blocked_until = offences.until;
             }
         }
-        let Judged { mut until, mut position, newest } = state.judge_all(form, self, as_of, as_of.earliest);
+        // The latest time at which a limit fits, and that limit.
+        let (mut until, mut position) = (as_of.earliest, None);
+        for (index, rule) in self.rules.iter().enumerate() {
+            let is_never = self.cost > rule.capacity();
+            let fits_at = if is_never { NEVER } else { state.fits_at(form, index, rule, as_of, self.cost) };
+            // Never, not even at the last time that can be represented.
+            if fits_at > until || is_never && position.is_none() {
+                (until, position) = (fits_at, Some(index));
+            }
+        }
         // A limit that holds the call back as long is the one to tell.
         if (HELD || self.backoff.is_some()) && blocked_until > until {
             (until, position) = (blocked_until, None);
         }
         if position.is_none() && until <= now.earliest {
-            return Verdict::Admitted { at: now.latest.max(newest) };
+            return Verdict::Admitted { at: now.latest.max(state.newest()) };
         }
         let position = match position {
             Some(position) => position_u8(position),

@@ -10,8 +10,8 @@ use std::sync::{Arc, OnceLock};
 
 use super::holds::{BlockedDenial, Hold, Holds};
 use super::state::{
-    Attempt, Call, Fate, Forms, Full, Groups, Layout, Left, Operation as _, Permit, State, Take, Together, Verdict,
-    Window, Words, is_admitted,
+    Attempt, Call, Fate, Forms, Full, Groups, Layout, Left, Operation as _, Permit, State, Take, Together, UNDECIDED,
+    Verdict, Window, Words, is_admitted,
 };
 use super::table::{Context, Swept, Table, With};
 use super::unkeyed::{Form, FormKind, Unkeyed};
@@ -880,10 +880,6 @@ struct BesideHolds {
 }
 
 static BESIDE_HOLDS: OnceLock<BesideHolds> = OnceLock::new();
-
-/// No path decides the call, which cannot happen: its limiter fails closed.
-const UNDECIDED: (Verdict, Left) =
-    (Verdict::Undecided, Left { remaining: 0, position: 0, is_blocked: false, idle_at: 0 });
 
 type TakeUnkeyed = fn(&Store, &Ask<'_>, Now) -> (Verdict, Left);
 type TryTakeUnkeyed = fn(&Store, &Ask<'_>, Now, bool) -> Option<(Verdict, Left)>;

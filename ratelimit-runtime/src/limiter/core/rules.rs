@@ -150,7 +150,7 @@ impl RuleSet {
     /// The limit at `position`, as written.
     #[inline]
     pub(super) fn written_at(&self, position: u8) -> Limit {
-        if position == 0 { self.first.by_parts() } else { self.written[usize::from(position)].limit }
+        if position == 0 { self.first.by_parts() } else { self.written[usize::from(position)].limit.by_parts() }
     }
 
     pub(super) fn reads(&self) -> Reads {

@@ -17,7 +17,7 @@ use super::super::holds::Hold;
 use super::fixed::Fixed;
 use super::window::{Groups, Window};
 use super::words::{self, Layout, Words};
-use super::{Call, Judged, Permit, Standing, State, Tat, Verdict, position_u8, take_bucket};
+use super::{Call, Left, NEVER, Permit, Standing, State, Tat, UNDECIDED, Verdict, position_u8, take_bucket};
 use crate::queue::Ahead;
 
 /// One allocation, made by the first call.
@@ -131,29 +131,49 @@ impl Part {
         )
     }
 
-    #[inline]
-    fn fits_at(&self, forms: &Forms, position: usize, rule: &Rule, now: Now, cost: u32) -> u64 {
-        match self {
-            Part::Token(bucket) => bucket.earliest(rule, now.earliest, cost),
-            Part::Fixed(fixed) => fixed.fits_at(rule, now.earliest, cost),
-            Part::Window(window) => window.fits_now_at(forms.of(position), rule, now, cost),
+    /// When `cost` permits fit, and the time of a window's newest permit. [`NEVER`] also if the part
+    /// is of another algorithm.
+    #[inline(never)]
+    fn judge(&mut self, groups: &Groups, rule: &Rule, now: u64, cost: u32) -> (u64, u64) {
+        if cost > rule.capacity() {
+            return (NEVER, 0);
+        }
+        match (self, rule.limit.algorithm()) {
+            (Part::Window(window), Algorithm::SlidingWindow) => {
+                window.fits_now_at(groups, rule, Now::exactly(now), cost)
+            }
+            (Part::Token(bucket), Algorithm::TokenBucket) if bucket.unit == rule.permit() => {
+                (bucket.earliest(rule, now, cost), 0)
+            }
+            (Part::Token(bucket), Algorithm::TokenBucket) => judge_converted(bucket, rule, now, cost),
+            (Part::Fixed(fixed), Algorithm::FixedWindow) => (fixed.fits_at(rule, now, cost), 0),
+            _ => (NEVER, 0),
         }
     }
 
-    #[expect(clippy::inline_always, reason = "most of a decision")]
-    #[inline(always)]
-    fn charge(&mut self, forms: &Forms, position: usize, rule: &Rule, now: Now, cost: u32) {
+    fn fits_at(&self, groups: &Groups, rule: &Rule, now: Now, cost: u32) -> u64 {
         match self {
+            Part::Token(bucket) => bucket.earliest(rule, now.earliest, cost),
+            Part::Fixed(fixed) => fixed.fits_at(rule, now.earliest, cost),
+            Part::Window(window) => window.fits_now_at(groups, rule, now, cost).0,
+        }
+    }
+
+    /// Records permits that fit.
+    #[inline(never)]
+    fn charge(&mut self, groups: &Groups, rule: &Rule, now: Now, cost: u32) {
+        match self {
+            // In a function of its own, so that the others save no registers.
+            Part::Window(window) => charge_window(window, groups, rule, now, cost),
             Part::Token(bucket) => bucket.charge(rule, rule.recorded(now), cost),
             Part::Fixed(fixed) => fixed.charge(rule, now.earliest, cost),
-            Part::Window(window) => window.charge_now(forms.of(position), rule, now, cost),
         }
     }
 
     /// Takes `cost` permits, from 1 to the capacity, if they fit.
     #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]
-    pub(crate) fn take(&mut self, forms: &Forms, rule: &Rule, now: Now, cost: u32) -> Verdict {
+    fn take(&mut self, forms: &Forms, rule: &Rule, now: Now, cost: u32) -> Verdict {
         match self {
             Part::Window(window) => window.take_now(forms.of(0), rule, now, cost),
             Part::Token(bucket) => {
@@ -214,6 +234,18 @@ impl Part {
     }
 }
 
+#[inline(never)]
+fn charge_window(window: &mut Window, groups: &Groups, rule: &Rule, now: Now, cost: u32) {
+    window.charge_now(groups, rule, now, cost);
+}
+
+#[cold]
+#[inline(never)]
+fn judge_converted(bucket: &mut TokenBucket, rule: &Rule, now: u64, cost: u32) -> (u64, u64) {
+    bucket.convert(rule);
+    (bucket.earliest(rule, now, cost), 0)
+}
+
 fn boxed(offences: Offences, limits: SmallVec<[Part; 1]>) -> Option<Box<Parts<[Part]>>> {
     fn of<const N: usize>(offences: Offences, limits: SmallVec<[Part; 1]>) -> Option<Box<Parts<[Part]>>> {
         let limits: [Part; N] = limits.into_vec().try_into().ok()?;
@@ -232,40 +264,16 @@ fn boxed(offences: Offences, limits: SmallVec<[Part; 1]>) -> Option<Box<Parts<[P
     }
 }
 
-/// Takes the permits of a call from all limits, or from none. Undecided if one is of another
-/// algorithm than its rule.
-#[expect(clippy::inline_always, reason = "most of a decision")]
-#[inline(always)]
-fn take_all(limits: &mut [Part], forms: &Forms, call: &Call<'_>, now: Now) -> Verdict {
-    let (mut until, mut denying, mut latest) = (now.earliest, None, now.latest);
-    for (position, rule) in call.rules.iter().enumerate() {
-        let Some(part) = limits.get_mut(position) else { return Verdict::Undecided };
-        let fits_at = match (part, rule.limit.algorithm()) {
-            (Part::Token(bucket), Algorithm::TokenBucket) => {
-                bucket.convert(rule);
-                bucket.earliest(rule, now.earliest, call.cost)
-            }
-            (Part::Fixed(fixed), Algorithm::FixedWindow) => fixed.fits_at(rule, now.earliest, call.cost),
-            (Part::Window(window), Algorithm::SlidingWindow) => {
-                latest = latest.max(window.newest());
-                window.fits_now_at(forms.of(position), rule, now, call.cost)
-            }
-            _ => return Verdict::Undecided,
-        };
-        if fits_at > until {
-            (until, denying) = (fits_at, Some(position));
-        }
-    }
-    if let Some(position) = denying {
-        return Verdict::Denied { until, position: position_u8(position) };
-    }
-    let now = Now { latest, ..now };
-    for (position, rule) in call.rules.iter().enumerate() {
-        if let Some(part) = limits.get_mut(position) {
-            part.charge(forms, position, rule, now, call.cost);
-        }
-    }
-    Verdict::Admitted { at: latest }
+/// Whether a call's permits were taken.
+pub(crate) enum Judged {
+    /// They are recorded at this time.
+    Admitted(u64),
+    /// `denying` is the limit that fits last, at `until`; without it, only a block denies the call.
+    Denied {
+        until: u64,
+        denying: Option<usize>,
+    },
+    Undecided,
 }
 
 impl Full {
@@ -358,6 +366,23 @@ impl Full {
         }
     }
 
+    /// Takes any number of permits from all limits, or from none.
+    #[inline(never)]
+    fn take_some(&mut self, forms: &Forms, call: &Call<'_>, now: Now) -> (Verdict, Left) {
+        match *call {
+            Call { cost: 0, .. } => UNDECIDED,
+            Call { rules: [rule], backoff, cost, .. }
+                if cost <= rule.capacity() && (backoff.is_none() || self.offended().count == 0) =>
+            {
+                match self.take_one(forms, rule, now, cost) {
+                    Verdict::Denied { until, .. } => self.deny(forms, call, now, until, Some(0)),
+                    verdict => (verdict, Left::default()),
+                }
+            }
+            Call { rules, backoff, cost, .. } => self.take_now(forms, rules, backoff, now, cost),
+        }
+    }
+
     /// Takes `cost` permits, from 1 to the capacity, by the only limit. Undecided if the state is not of
     /// that limit's algorithm; nothing has changed then.
     #[expect(clippy::inline_always, reason = "most of a decision")]
@@ -374,6 +399,104 @@ impl Full {
             parts.idle_at = parts.idle_at.max(part.lasts_until(rule, now));
         }
         verdict
+    }
+
+    /// Takes 1 or more permits from all limits, or from none. Tells what a limit that denies has left.
+    #[expect(clippy::inline_always, reason = "most of a decision")]
+    #[inline(always)]
+    pub(crate) fn take_now(
+        &mut self,
+        forms: &Forms,
+        rules: &[Rule],
+        backoff: Option<&Backoff>,
+        now: Now,
+        cost: u32,
+    ) -> (Verdict, Left) {
+        let call = Call { rules, backoff, cost, floor: Hold::NONE };
+        match self.admit_now(forms, &call, now) {
+            Judged::Admitted(at) => (Verdict::Admitted { at }, Left::default()),
+            Judged::Undecided => UNDECIDED,
+            Judged::Denied { until, denying } if backoff.is_none() && cost == 1 && !forms.varies() => {
+                // A limit that cannot admit one permit has none left.
+                let position = position_u8(denying.unwrap_or(0));
+                (Verdict::Denied { until, position }, Left { position, ..Left::default() })
+            }
+            Judged::Denied { until, denying } => self.deny(forms, &call, now, until, denying),
+        }
+    }
+
+    /// Takes 1 or more permits from all limits, or from none. Records no denial.
+    #[expect(clippy::inline_always, reason = "most of a decision")]
+    #[inline(always)]
+    pub(crate) fn admit_now(&mut self, forms: &Forms, call: &Call<'_>, now: Now) -> Judged {
+        let Call { rules, backoff, cost, .. } = *call;
+        let Some(parts) = &mut self.0 else { return Judged::Undecided };
+        let Some(groups) = forms.groups.get(..rules.len()) else { return Judged::Undecided };
+        if parts.limits.len() != rules.len() {
+            return Judged::Undecided;
+        }
+        let (mut until, mut denying, mut latest) = (now.earliest, None, now.latest);
+        for (position, ((part, rule), groups)) in parts.limits.iter_mut().zip(rules).zip(groups).enumerate() {
+            let (fits_at, newest) = part.judge(groups, rule, now.earliest, cost);
+            latest = latest.max(newest);
+            if fits_at > until {
+                (until, denying) = (fits_at, Some(position));
+            }
+        }
+        if until == NEVER {
+            return Judged::Undecided;
+        }
+        let is_blocked = backoff.is_some_and(|backoff| {
+            let offences = &parts.offences;
+            offences.count > 0 && offences.until > until && offences.fresh_at(backoff) > now.earliest
+        });
+        if is_blocked || denying.is_some() {
+            return Judged::Denied { until, denying };
+        }
+        let now = Now { latest, ..now };
+        for ((part, rule), groups) in parts.limits.iter_mut().zip(rules).zip(groups) {
+            part.charge(groups, rule, now, cost);
+        }
+        if forms.varies() {
+            self.keep(call, now, 0);
+        }
+        Judged::Admitted(latest)
+    }
+
+    /// Denies a call, see [`Judged::Denied`].
+    #[inline(never)]
+    fn deny(
+        &mut self,
+        forms: &Forms,
+        call: &Call<'_>,
+        now: Now,
+        mut until: u64,
+        denying: Option<usize>,
+    ) -> (Verdict, Left) {
+        let Some(parts) = &mut self.0 else { return UNDECIDED };
+        let Parts { offences, limits, .. } = &mut **parts;
+        let mut is_blocked = false;
+        if let Some(backoff) = call.backoff {
+            is_blocked = offences.are_banned(backoff, now.earliest);
+            if offences.until > until && offences.fresh_at(backoff) > now.earliest {
+                // The block tells of the limit with the fewest permits left.
+                let [_] = call.rules else { return UNDECIDED };
+                until = offences.until;
+            }
+            if until > now.latest {
+                offences.trim(backoff, now.earliest);
+                offences.deny(backoff, now.earliest);
+                until = until.max(offences.until);
+            }
+        }
+        let index = denying.unwrap_or(0);
+        let remaining = match denying {
+            Some(_) if call.cost == 1 => 0,
+            _ => limits[index].left(forms, index, &call.rules[index], now).0,
+        };
+        let position = position_u8(index);
+        self.note(call, forms, now, until);
+        (Verdict::Denied { until, position }, Left { remaining, position, is_blocked, idle_at: 0 })
     }
 
     /// When the whole state is idle, by the limits of the last call and the longest period so far.
@@ -411,6 +534,19 @@ impl Full {
     #[inline]
     fn part_mut(&mut self, position: usize) -> Option<&mut Part> {
         self.0.as_mut()?.limits.get_mut(position)
+    }
+
+    /// See [`note`](State::note).
+    #[inline(never)]
+    fn keep(&mut self, call: &Call<'_>, now: Now, denied_until: u64) {
+        let Some(parts) = &mut self.0 else { return };
+        parts.denied_until = denied_until;
+        let lasts = call.backoff.map_or(0, |backoff| nanos(backoff.max()));
+        let mut idle_at = parts.idle_at.max(now.latest.saturating_add(lasts));
+        for (part, rule) in parts.limits.iter().zip(call.rules) {
+            idle_at = idle_at.max(part.lasts_until(rule, now));
+        }
+        parts.idle_at = idle_at;
     }
 
     #[cold]
@@ -482,34 +618,13 @@ impl State for Full {
         }
     }
 
-    #[inline]
-    fn judge_all(&self, forms: &Forms, call: &Call<'_>, now: Now, until: u64) -> Judged {
-        let mut judged = Judged { until, position: None, newest: 0 };
-        let parts = self.0.as_ref().map_or(&[][..], |parts| &parts.limits);
-        for (position, (rule, part)) in call.rules.iter().zip(parts).enumerate() {
-            if let Part::Window(window) = part {
-                judged.newest = judged.newest.max(window.newest());
-            }
-            judged.add(position, rule, call.cost, || part.fits_at(forms, position, rule, now, call.cost));
-        }
-        judged
-    }
-
-    #[inline]
-    fn charge_all(&mut self, forms: &Forms, call: &Call<'_>, now: Now) {
-        let parts = self.0.as_mut().map_or(&mut [][..], |parts| &mut parts.limits);
-        for (position, (rule, part)) in call.rules.iter().zip(parts).enumerate() {
-            part.charge(forms, position, rule, now, call.cost);
-        }
-    }
-
     fn is_decidable(&self, _: &Forms, _: Now) -> bool {
         true
     }
 
     #[inline]
     fn fits_at(&self, forms: &Forms, position: usize, rule: &Rule, now: Now, cost: u32) -> u64 {
-        self.part(position).map_or(now.earliest, |part| part.fits_at(forms, position, rule, now, cost))
+        self.part(position).map_or(now.earliest, |part| part.fits_at(forms.of(position), rule, now, cost))
     }
 
     fn fits_behind(&self, forms: &Forms, position: usize, rule: &Rule, now: Now, cost: u32, ahead: Ahead) -> u64 {
@@ -524,7 +639,7 @@ impl State for Full {
     #[inline]
     fn charge(&mut self, forms: &Forms, position: usize, rule: &Rule, now: Now, cost: u32) {
         if let Some(part) = self.part_mut(position) {
-            part.charge(forms, position, rule, now, cost);
+            part.charge(forms.of(position), rule, now, cost);
         }
     }
 
@@ -546,17 +661,9 @@ impl State for Full {
 
     #[inline]
     fn note(&mut self, call: &Call<'_>, forms: &Forms, now: Now, denied_until: u64) {
-        if !forms.varies() {
-            return;
+        if forms.varies() {
+            self.keep(call, now, denied_until);
         }
-        let Some(parts) = &mut self.0 else { return };
-        parts.denied_until = denied_until;
-        let lasts = call.backoff.map_or(0, |backoff| nanos(backoff.max()));
-        let mut idle_at = parts.idle_at.max(now.latest.saturating_add(lasts));
-        for (part, rule) in parts.limits.iter().zip(call.rules) {
-            idle_at = idle_at.max(part.lasts_until(rule, now));
-        }
-        parts.idle_at = idle_at;
     }
 
     fn are_idle<'a>(forms: &'a Forms, _: &'a [Rule], by: u64) -> impl Fn(&Full) -> bool + 'a {
@@ -576,19 +683,9 @@ impl State for Full {
         Standing { is_denying, idle_at: self.idle_at_last(forms) }
     }
 
-    #[expect(clippy::inline_always, reason = "most of a decision")]
-    #[inline(always)]
-    fn take_all(&mut self, forms: &Forms, call: &Call<'_>, now: Now) -> Verdict {
-        let verdict = match (self.0.as_mut().map(|parts| &mut parts.limits), call.rules) {
-            (Some([part]), [rule]) if part.is_of(rule.limit.algorithm()) => part.take(forms, rule, now, call.cost),
-            (Some(limits), rules) if limits.len() == rules.len() => take_all(limits, forms, call, now),
-            _ => Verdict::Undecided,
-        };
-        if verdict == Verdict::Undecided {
-            return Call { backoff: None, ..*call }.take(self, forms, now);
-        }
-        self.note(call, forms, now, if let Verdict::Denied { until, .. } = verdict { until } else { 0 });
-        verdict
+    #[inline]
+    fn take_all(&mut self, forms: &Forms, call: &Call<'_>, now: Now) -> (Verdict, Left) {
+        self.take_some(forms, call, now)
     }
 
     fn offences(&mut self) -> Option<&mut Offences> {

@@ -30,14 +30,11 @@ impl Operation for Take {
     #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]
     fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
-        let was_banned = call.is_banned(state, now);
-        let verdict = match call.take_plain(state, form, now) {
-            Some(verdict) if !self.tells && is_admitted(verdict) => return (verdict, Left::default()),
-            Some(verdict) => verdict,
-            None => call.take_inline::<S, false>(state, form, now),
-        };
-        let is_told = self.tells || matches!(verdict, Verdict::Denied { .. });
-        (verdict, if is_told { call.told(state, form, now, verdict, was_banned) } else { Left::default() })
+        match state.take_all(form, call, now) {
+            (Verdict::Undecided, _) => call.take_and_tell(state, form, now, self.tells),
+            (verdict @ Verdict::Admitted { .. }, _) if self.tells => (verdict, call.left(state, form, now)),
+            told => told,
+        }
     }
 }
 

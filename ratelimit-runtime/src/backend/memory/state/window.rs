@@ -19,7 +19,7 @@ use crate::rt::clock::Now;
 
 use smallvec::SmallVec;
 
-use super::{Call, Permit, State, Verdict};
+use super::{Permit, State, Verdict};
 use crate::queue::Ahead;
 
 /// Groups from the oldest to the newest. The newest group is `permits`, taken up to the time `at`.
@@ -441,38 +441,45 @@ impl Window {
         cost: u32,
         others: impl FnOnce() -> bool,
     ) -> Verdict {
-        let until = self.fits_now_at(groups, rule, now, cost);
+        let (until, newest) = self.fits_now_at(groups, rule, now, cost);
         if until > now.earliest {
             return Verdict::Denied { until, position: 0 };
         }
         if !others() {
             return Verdict::Undecided;
         }
-        let at = now.latest.max(self.newest());
+        let at = now.latest.max(newest);
         self.charge_now(groups, rule, Now { latest: at, ..now }, cost);
         Verdict::Admitted { at }
     }
 
-    /// When `cost` permits fit; a time in the past if they fit now.
+    /// When `cost` permits fit, which is a time in the past if they fit now, and the time of the newest
+    /// permit.
     #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]
-    pub(super) fn fits_now_at(&self, groups: &Groups, rule: &Rule, now: Now, cost: u32) -> u64 {
+    pub(super) fn fits_now_at(&self, groups: &Groups, rule: &Rule, now: Now, cost: u32) -> (u64, u64) {
         match self {
-            _ if !groups.holds(rule) => self.fits_at(groups, 0, rule, now, cost),
+            _ if !groups.holds(rule) => self.fits_any_at(groups, rule, now, cost),
             Window::One { permits, at } => {
                 let log = Log::<u64> { ring: Ring::default(), permits: *permits, at: *at, older: &[] };
-                log.fits_at(groups, rule, cost)
+                (log.fits_at(groups, rule, cost), *at)
             }
             Window::Several { ring, permits, at, older } => {
                 let log = Log { ring: *ring, permits: *permits, at: *at, older: &older[..] };
-                log.fits_at(groups, rule, cost)
+                (log.fits_at(groups, rule, cost), *at)
             }
             Window::Many { ring, permits, at, older } => {
                 let log = Log { ring: *ring, permits: *permits, at: *at, older: &older[..] };
-                log.fits_at(groups, rule, cost)
+                (log.fits_at(groups, rule, cost), *at)
             }
-            Window::Few { .. } | Window::Mixed(_) => self.fits_at(groups, 0, rule, now, cost),
+            Window::Few { .. } | Window::Mixed(_) => self.fits_any_at(groups, rule, now, cost),
         }
+    }
+
+    /// [`fits_now_at`](Window::fits_now_at) of any window.
+    #[inline(never)]
+    fn fits_any_at(&self, groups: &Groups, rule: &Rule, now: Now, cost: u32) -> (u64, u64) {
+        (self.fits_at(groups, 0, rule, now, cost), self.newest())
     }
 
     /// Records `cost` permits that fit.
@@ -815,14 +822,6 @@ impl State for Window {
 
     fn offended(&self) -> Offences {
         Offences::default()
-    }
-
-    #[inline]
-    fn take_all(&mut self, groups: &Groups, call: &Call<'_>, now: Now) -> Verdict {
-        match call.rules {
-            [rule] => self.take_now(groups, rule, now, call.cost),
-            _ => call.take(self, groups, now),
-        }
     }
 }
 

@@ -7,7 +7,7 @@ use crate::limit::Algorithm;
 use crate::rt::clock::Now;
 
 use super::fixed::Fixed;
-use super::{Call, Judged, Permit, State, Tat, Verdict, is_admitted, take_bucket};
+use super::{Call, Left, Permit, State, Tat, UNDECIDED, Verdict, is_admitted, take_bucket};
 use crate::queue::Ahead;
 
 /// The state of one to three limits.
@@ -273,33 +273,6 @@ impl<const N: usize> State for Words<N> {
         }
     }
 
-    #[inline]
-    fn judge_all(&self, layout: &Layout, call: &Call<'_>, now: Now, until: u64) -> Judged {
-        let mut judged = Judged { until, position: None, newest: 0 };
-        for (position, rule) in call.rules.iter().enumerate() {
-            let (code, at) = layout.part(position);
-            judged.add(position, rule, call.cost, || match code {
-                Code::Tat => Tat(self.word(at)).fits_at(rule, now.earliest, call.cost),
-                _ => self.fits_at(layout, position, rule, now, call.cost),
-            });
-        }
-        judged
-    }
-
-    #[inline]
-    fn charge_all(&mut self, layout: &Layout, call: &Call<'_>, now: Now) {
-        for (position, rule) in call.rules.iter().enumerate() {
-            let (code, at) = layout.part(position);
-            if code == Code::Tat {
-                let mut tat = Tat(self.word(at));
-                tat.charge(rule, rule.recorded(now), call.cost);
-                self.set(at, tat.0);
-            } else {
-                self.charge(layout, position, rule, now, call.cost);
-            }
-        }
-    }
-
     fn fits_behind(&self, layout: &Layout, position: usize, rule: &Rule, now: Now, cost: u32, ahead: Ahead) -> u64 {
         match self.part(layout, position, rule) {
             Part::Tat(tat) => tat.bucket(rule, now.earliest).fits_behind(rule, now.earliest, cost, ahead.permits),
@@ -363,14 +336,11 @@ impl<const N: usize> State for Words<N> {
 
     #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]
-    fn take_all(&mut self, layout: &Layout, call: &Call<'_>, now: Now) -> Verdict {
-        if let [rule] = call.rules {
-            return self.take_now(layout, rule, now, call.cost);
+    fn take_all(&mut self, layout: &Layout, call: &Call<'_>, now: Now) -> (Verdict, Left) {
+        if !call.is_possible() {
+            return UNDECIDED;
         }
-        match self.take_several(layout, call.rules, now, call.cost) {
-            Verdict::Undecided => call.take(self, layout, now),
-            verdict => verdict,
-        }
+        (self.take_several(layout, call.rules, now, call.cost), Left::default())
     }
 
     fn are_idle<'a>(layout: &'a Layout, written: &'a [Rule], by: u64) -> impl Fn(&Self) -> bool + 'a {

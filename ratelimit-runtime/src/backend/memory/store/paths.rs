@@ -16,7 +16,11 @@ pub(crate) enum Kind {
     Tat,
     Bucket,
     Window,
-    Fixed { bits: u32 },
+    Fixed {
+        bits: u32,
+    },
+    /// The general form, whose fast path takes one permit. Other operations are those of `Any`.
+    Full,
     Any,
 }
 
@@ -230,7 +234,7 @@ macro_rules! on_path {
                 type $path = WindowPath;
                 $result
             }
-            Kind::Any => $other,
+            Kind::Full | Kind::Any => $other,
         }
     };
 }
@@ -242,6 +246,16 @@ impl Store {
     #[inline]
     pub(crate) fn kind(&self) -> Kind {
         self.kind
+    }
+
+    /// Takes one permit of a key by the limits written down, from the general form.
+    #[expect(clippy::inline_always, reason = "most of a decision")]
+    #[inline(always)]
+    pub(crate) fn try_full(&self, hash: u64, now: Now) -> (Verdict, Left) {
+        let Keyed::Full(table) = &self.keyed else { return UNDECIDED };
+        let Ok(mut reached) = table.try_reach::<false>(hash) else { return UNDECIDED };
+        let Some(full) = reached.state() else { return UNDECIDED };
+        full.take_now(&self.forms, &self.written.rules, self.written.backoff.as_ref(), now, 1)
     }
 
     /// See [`KeyPath::take_with`].

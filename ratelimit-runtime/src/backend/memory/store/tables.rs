@@ -144,6 +144,7 @@ impl Keyed {
             },
             Keyed::Two(_, layout) if layout.word() == Some(Word::Bucket) => Kind::Bucket,
             Keyed::Window(..) if !varies => Kind::Window,
+            Keyed::Full(_) if !varies => Kind::Full,
             _ => Kind::Any,
         }
     }

@@ -1,7 +1,7 @@
 //! The operations of all calls without a key, one type for each form of the bucket. Behind
 //! pointers, so that a program contains only the forms that its limits need.
 
-use super::super::state::{Attempt, Call, Forms, Layout, Left, Peek, Take, Verdict};
+use super::super::state::{Attempt, Call, Forms, Judged, Layout, Left, Peek, Take, Verdict};
 use super::{Fast, Unkeyed, added, take_token, take_token_exactly, try_take_token, verdict};
 use super::{Line, One, StripedPermits, Tat, Window, Words};
 use crate::algorithm::Rule;
@@ -242,10 +242,16 @@ impl Form for GeneralForm {
             Err(attempt) => return attempt,
         };
         let (Some(full), call) = (&mut *full, forms.written_call(cost)) else { return Attempt::Contended };
-        match (call.take_plain(full, forms, now), call.rules) {
-            (Some(Verdict::Admitted { .. }), _) => Attempt::Admitted,
-            (Some(verdict), [_]) => one.end(verdict, cost),
-            _ => Attempt::Contended,
+        match (call.rules, call.backoff) {
+            ([rule], None) if (1..=rule.capacity()).contains(&cost) => {
+                one.end(full.take_one(forms, rule, now, cost), cost)
+            }
+            _ if cost == 0 => Attempt::Contended,
+            // Which limit denies, and for how long, is for the other path to find.
+            _ => match full.admit_now(forms, &call, now) {
+                Judged::Admitted(_) => Attempt::Admitted,
+                Judged::Denied { .. } | Judged::Undecided => Attempt::Contended,
+            },
         }
     }
 
