@@ -669,6 +669,19 @@ mod tests {
     }
 
     #[test]
+    fn the_fast_path_counts_a_denial_in_a_dry_run_once_and_admits_the_call() {
+        let limit = Limit::new(1, Duration::from_secs(60));
+        let builders = [RateLimiter::builder("dry"), RateLimiter::builder("dry twice").limit(limit)];
+        for builder in builders {
+            let limiter = builder.limit(limit).dry_run().build().unwrap();
+            let blocking = || Call::new(limiter.core()).admit("a").is_ok();
+            let future = || matches!(Call::new(limiter.core()).admit_in_future("a"), Begun::Admitted);
+            assert!((0..3).all(|_| blocking() && future()));
+            assert_eq!(limiter.core().counts(), (1, 5));
+        }
+    }
+
+    #[test]
     fn the_fast_path_tells_what_is_left_of_a_blocked_key() {
         let (limit, minute) = (Limit::new(1, Duration::from_millis(500)), Duration::from_secs(60));
         let limiter = RateLimiter::builder("blocked").limit(limit).backoff(minute, 10 * minute).build().unwrap();

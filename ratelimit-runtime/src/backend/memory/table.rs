@@ -283,7 +283,7 @@ impl<S: State, const W: usize> Table<S, W> {
         done
     }
 
-    /// Counts a call that [`try_with`](Table::try_with) left to a slower path, and sweeps if that
+    /// Counts a call that [`try_reach`](Table::try_reach) left to a slower path, and sweeps if that
     /// is due. Until the sweep, it leaves all calls of the shard. Returns whether a sweep was due.
     pub(super) fn take_turn(&self, context: Context<'_, S>, hash: u64, now: Now) -> Swept {
         let (Padded { shard, lines }, fingerprint) = self.padded(hash);
