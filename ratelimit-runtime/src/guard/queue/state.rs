@@ -281,7 +281,7 @@ impl State {
     pub(super) fn refuse_late(&mut self, now: u64, wakes: &mut Wakes) {
         while let Some((place, first)) = self.line.first() {
             let (deadline, known) = (first.deadline, self.first_due(place.cost));
-            if deadline > now && known.is_none_or(|known| known.admitted_at <= deadline) {
+            if deadline >= now && known.is_none_or(|known| known.admitted_at <= deadline) {
                 return;
             }
             let denied = known.unwrap_or_else(|| soon(&*first.with.limits, now));
