@@ -620,6 +620,30 @@ fn a_bucket_of_several_limits_stays_in_use_when_they_are_replaced() {
     }
 }
 
+#[test]
+fn a_bucket_of_several_limits_stays_in_use_after_calls_by_shorter_ones() {
+    let window = Rule::new(Limit::new(100, Duration::from_secs(1)));
+    let bucket = Rule::new(window.limit.with_algorithm(Algorithm::TokenBucket));
+    let later = START + 10 * SECOND;
+    assert_eq!(START / (86_400 * SECOND), later / (86_400 * SECOND), "it is the same day");
+    for algorithm in [Algorithm::TokenBucket, Algorithm::FixedWindow] {
+        let of = |secs| Rule::new(Limit::new(1, Duration::from_secs(secs)).with_algorithm(algorithm));
+        let (day, short, of_a_bucket) = ([window, of(86_400)], [window, of(2)], [bucket, of(2)]);
+        for (written, shorter) in [(day, short), (day, of_a_bucket), (short, short), (short, of_a_bucket)] {
+            let backend = MemoryBackend::new();
+            let store = of_several(&backend, None, &written);
+            [day, shorter].iter().filter(|rules| **rules != written).for_each(|rules| store.expect_others(rules));
+            let address = store.address(&1_u8);
+            assert!(take_by_others(&store, &day, address, START));
+            assert!(!take_by_others(&store, &shorter, address, START + 1));
+            for _ in 0..10_000 {
+                backend.shared.sweep(Now::exactly(later), SWEPT);
+            }
+            assert!(!take_by_others(&store, &day, address, later), "{written:?}, {shorter:?}");
+        }
+    }
+}
+
 #[cfg(feature = "tokio")]
 #[test]
 fn buckets_stay_if_the_timer_drops_their_store_last() {

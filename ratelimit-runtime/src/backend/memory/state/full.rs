@@ -222,6 +222,15 @@ impl Part {
         }
     }
 
+    /// When a bucket or a fixed window is idle by a limit that may not be the last one that judged it.
+    fn idle_by(&self, rule: &Rule) -> u64 {
+        match (self, rule.limit.algorithm()) {
+            (Part::Token(bucket), Algorithm::TokenBucket) => bucket.converted(rule).fresh_at(rule),
+            (Part::Fixed(fixed), Algorithm::FixedWindow) => fixed.idle_at(rule),
+            _ => 0,
+        }
+    }
+
     /// The permits that count as taken at `now` in a period of `rule`, if this part is of another
     /// algorithm.
     fn taken(&self, groups: &Groups, rule: &Rule, now: Now) -> u32 {
@@ -499,7 +508,8 @@ impl Full {
         (Verdict::Denied { until, position }, Left { remaining, position, is_blocked, idle_at: 0 })
     }
 
-    /// When the whole state is idle, by the limits of the last call and the longest period so far.
+    /// When the whole state is idle: by the limits as written, the limits of the calls since they vary,
+    /// and the longest period so far.
     pub(super) fn idle_at_last(&self, forms: &Forms) -> u64 {
         let Some(parts) = &self.0 else { return 0 };
         // Calls note a time as soon as limits vary. Before that, all were by the limits as written.
@@ -511,11 +521,13 @@ impl Full {
                 return idle_at;
             }
         }
-        let windows = parts.limits.iter().enumerate().map(|(position, part)| match part {
-            Part::Window(window) => window.until(forms.of(position).longest()),
-            Part::Token(_) | Part::Fixed(_) => 0,
+        // The limits as written may apply again, and may last longer than those of the calls that noted
+        // a time.
+        let parts = parts.limits.iter().enumerate().map(|(position, part)| match (part, forms.of(position)) {
+            (Part::Window(window), groups) => window.until(groups.longest()),
+            (part, groups) => groups.as_written().map_or(0, |written| part.idle_by(written)),
         });
-        windows.max().unwrap_or(0).max(idle_at)
+        parts.max().unwrap_or(0).max(idle_at)
     }
 
     #[inline]
@@ -576,9 +588,10 @@ impl Full {
                 }
             }
         };
-        let is_new = self.0.is_none();
+        let noted = self.0.as_ref().map(|parts| parts.idle_at);
         self.0 = boxed(offences, rules.iter().enumerate().map(part).collect());
-        if !is_new {
+        if let (Some(parts), Some(idle_at)) = (&mut self.0, noted) {
+            parts.idle_at = idle_at;
             let call = Call { rules, backoff: forms.backoff.as_ref(), cost: 0, floor: Hold::NONE };
             self.note(&call, forms, now, 0);
         }

@@ -80,6 +80,11 @@ impl Groups {
         }
     }
 
+    /// The limit as written, unless it is read at each call.
+    pub(super) fn as_written(&self) -> Option<&Rule> {
+        (!self.varies).then_some(&self.written)
+    }
+
     pub(super) fn longest(&self) -> u64 {
         self.longest.load(Ordering::Relaxed)
     }
