@@ -288,13 +288,13 @@ impl Unkeyed {
     }
 
     /// The verdict on a call by the limits as written, and the permits left. `None` if the state is
-    /// under the lock.
+    /// not in its usual form.
     pub(super) fn peek(&self, call: &Call<'_>, forms: &Forms, now: Now) -> Option<(Verdict, Left)> {
         self.form.peek(self, call, forms, now)
     }
 
-    /// Takes back permits that were taken by the limits as written. `false` if the state is under
-    /// the lock.
+    /// Takes back permits that were taken by the limits as written. `false` if calls wait, or if the
+    /// state of a lock-free or striped form has moved.
     pub(super) fn refund(&self, rules: &[Rule], forms: &Forms, now: Now, permit: Permit) -> bool {
         match (&self.fast, rules) {
             (Fast::Token { word, seen }, [rule]) => {
