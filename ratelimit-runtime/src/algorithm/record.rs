@@ -409,7 +409,7 @@ impl Record {
             return Err(refusal);
         }
         if cost == 0 {
-            return Ok(view.told(self.permit(found.at, 0, None), found.at));
+            return Ok(view.admission_as_of(self.permit(found.at, 0, None), found.at));
         }
         if backoff.is_none() {
             self.offences = Offences::default();
@@ -449,9 +449,9 @@ impl Record {
             self.number = self.number.wrapping_add(1);
             self.top = self.number;
             self.newest = end;
-            return self.view(rules, None).told(self.permit(end, 0, None), now);
+            return self.view(rules, None).admission_as_of(self.permit(end, 0, None), now);
         }
-        self.view(rules, replaced.as_deref()).told(self.permit(now, 0, None), now)
+        self.view(rules, replaced.as_deref()).admission_as_of(self.permit(now, 0, None), now)
     }
 
     /// The same decision as [`take`](Self::take), without any change.
@@ -466,7 +466,7 @@ impl Record {
         match view.find(ask.backoff, ask.cost, now) {
             Ok(found) if found.at - now <= ask.max_wait => {
                 let permit = copy.permit(found.at, 0, None);
-                Ok(if ask.cost == 0 { view.told(permit, found.at) } else { view.admission(permit) })
+                Ok(if ask.cost == 0 { view.admission_as_of(permit, found.at) } else { view.admission(permit) })
             }
             Ok(found) => {
                 let is_blocked = copy.is_blocked(ask.backoff, now);
@@ -730,7 +730,7 @@ impl View<'_> {
 
     /// As [`admission`](View::admission), of a call that takes nothing: nothing is left if charges
     /// lie ahead of the time `by`.
-    fn told(&self, permit: Permit, by: u64) -> Admission {
+    fn admission_as_of(&self, permit: Permit, by: u64) -> Admission {
         let admission = self.admission(permit);
         Admission { remaining: if self.record.newest > by { 0 } else { admission.remaining }, ..admission }
     }

@@ -76,7 +76,7 @@ enum Entry {
     Empty,
     Denied {
         asked: DenialKey,
-        told: CachedDenial,
+        denial: CachedDenial,
         /// When the backend is asked again.
         until: u64,
     },
@@ -119,18 +119,18 @@ impl Denials {
     pub(crate) fn find(&self, asked: DenialKey, now: u64) -> Option<CachedDenial> {
         let set = self.set(asked.bucket)?.lock();
         set.iter().find_map(|entry| match entry {
-            Entry::Denied { asked: by, told, until } if *by == asked && now < *until => Some(*told),
+            Entry::Denied { asked: by, denial, until } if *by == asked && now < *until => Some(*denial),
             _ => None,
         })
     }
 
     /// Caches the denial of a call sent at `sent`, for at most `longest`, unless the bucket has
     /// changed meanwhile.
-    pub(crate) fn keep(&self, asked: DenialKey, told: CachedDenial, sent: u64, longest: u64) {
+    pub(crate) fn keep(&self, asked: DenialKey, denial: CachedDenial, sent: u64, longest: u64) {
         if asked.cost != 1 {
             return;
         }
-        let lasts = told.admitted_at.saturating_sub(sent);
+        let lasts = denial.admitted_at.saturating_sub(sent);
         let until = sent.saturating_add((lasts - lasts / DRIFT).min(LONGEST).min(longest));
         if until <= sent {
             return;
@@ -142,7 +142,7 @@ impl Denials {
             return;
         }
         let is_same = |entry: &Entry| matches!(entry, Entry::Denied { asked: by, .. } if by.bucket == asked.bucket && by.cost == asked.cost);
-        put(&mut entries, is_same, Entry::Denied { asked, told, until });
+        put(&mut entries, is_same, Entry::Denied { asked, denial, until });
     }
 
     /// Drops a bucket's denials after calls at other costs, which may have delayed the next
@@ -210,7 +210,7 @@ mod tests {
         DenialKey { bucket: bucket(key), cost, limits: 7 }
     }
 
-    fn told(admitted_at: u64) -> CachedDenial {
+    fn denial(admitted_at: u64) -> CachedDenial {
         CachedDenial { admitted_at, remaining: 0, limit: 0, ban: 0, is_blocked: false }
     }
 
@@ -218,7 +218,7 @@ mod tests {
     fn with(keys: &[&str]) -> Denials {
         let denials = Denials::new();
         for key in keys {
-            denials.keep(asked(key, 1), told(SECOND / 2), 0, u64::MAX);
+            denials.keep(asked(key, 1), denial(SECOND / 2), 0, u64::MAX);
         }
         denials
     }
@@ -227,7 +227,7 @@ mod tests {
     fn a_denial_ends_a_thousandth_early() {
         let denials = with(&["a"]);
         let end = SECOND / 2 - SECOND / 2 / 1_000;
-        assert_eq!(denials.find(asked("a", 1), end), Some(told(SECOND / 2)));
+        assert_eq!(denials.find(asked("a", 1), end), Some(denial(SECOND / 2)));
         assert_eq!(denials.find(asked("a", 1), SECOND / 2 - 1), None);
         assert_eq!(denials.find(asked("a", 2), 0), None);
         assert_eq!(denials.find(asked("b", 1), 0), None);
@@ -237,15 +237,15 @@ mod tests {
     #[test]
     fn a_denial_is_kept_for_a_second_at_most() {
         let denials = Denials::new();
-        denials.keep(asked("a", 1), told(u64::MAX), 7, u64::MAX);
-        assert_eq!(denials.find(asked("a", 1), 6 + LONGEST), Some(told(u64::MAX)));
+        denials.keep(asked("a", 1), denial(u64::MAX), 7, u64::MAX);
+        assert_eq!(denials.find(asked("a", 1), 6 + LONGEST), Some(denial(u64::MAX)));
         assert_eq!(denials.find(asked("a", 1), 7 + LONGEST), None);
     }
 
     #[test]
     fn denials_of_larger_calls_are_not_cached() {
         let denials = Denials::new();
-        denials.keep(asked("a", 2), told(SECOND), 0, u64::MAX);
+        denials.keep(asked("a", 2), denial(SECOND), 0, u64::MAX);
         assert_eq!(denials.find(asked("a", 2), 0), None);
     }
 
@@ -267,9 +267,9 @@ mod tests {
     fn denials_sent_before_a_refund_are_not_cached() {
         let denials = with(&["a"]);
         denials.lift(bucket("a"), SECOND);
-        denials.keep(asked("a", 1), told(10 * SECOND), SECOND - 1, u64::MAX);
+        denials.keep(asked("a", 1), denial(10 * SECOND), SECOND - 1, u64::MAX);
         assert_eq!(denials.find(asked("a", 1), SECOND), None);
-        denials.keep(asked("a", 1), told(10 * SECOND), SECOND, u64::MAX);
+        denials.keep(asked("a", 1), denial(10 * SECOND), SECOND, u64::MAX);
         assert!(denials.find(asked("a", 1), SECOND).is_some());
     }
 
@@ -279,9 +279,9 @@ mod tests {
         denials.suspend(bucket("a"), SECOND);
         denials.lift(bucket("a"), SECOND);
         let back = SECOND + UNDER_WAY;
-        denials.keep(asked("a", 1), told(10 * SECOND), back - 1, u64::MAX);
+        denials.keep(asked("a", 1), denial(10 * SECOND), back - 1, u64::MAX);
         assert_eq!(denials.find(asked("a", 1), back), None);
-        denials.keep(asked("a", 1), told(10 * SECOND), back, u64::MAX);
+        denials.keep(asked("a", 1), denial(10 * SECOND), back, u64::MAX);
         assert!(denials.find(asked("a", 1), back).is_some());
     }
 
@@ -290,12 +290,12 @@ mod tests {
         let denials = Denials::new();
         for key in 0..100_000_u64 {
             let asked = DenialKey { bucket: bucket("").of_key(&key), cost: 1, limits: 7 };
-            denials.keep(asked, told(SECOND + key), 0, u64::MAX);
+            denials.keep(asked, denial(SECOND + key), 0, u64::MAX);
         }
         let kept = (0..100_000_u64).filter(|key| {
             let asked = DenialKey { bucket: bucket("").of_key(key), cost: 1, limits: 7 };
             let found = denials.find(asked, 1);
-            found.inspect(|told| assert_eq!(told.admitted_at, SECOND + key)).is_some()
+            found.inspect(|denial| assert_eq!(denial.admitted_at, SECOND + key)).is_some()
         });
         let kept = kept.count();
         assert!(kept <= SETS * WAYS && kept > SETS * WAYS / 2, "{kept}");
@@ -304,12 +304,12 @@ mod tests {
     #[test]
     fn the_longest_ban_restarts_at_each_try() {
         let denials = Denials::new();
-        let ban = CachedDenial { ban: 100 * SECOND, ..told(100 * SECOND) };
+        let ban = CachedDenial { ban: 100 * SECOND, ..denial(100 * SECOND) };
         denials.keep(asked("a", 1), ban, 0, SECOND / 2);
         let found = denials.find(asked("a", 1), SECOND / 4).unwrap();
         assert_eq!(found.admitted_at, 100 * SECOND);
         assert_eq!(found.to_a_try(SECOND / 4).admitted_at, 100 * SECOND + SECOND / 4);
         assert_eq!(denials.find(asked("a", 1), SECOND / 2), None);
-        assert_eq!(told(5 * SECOND).to_a_try(SECOND).admitted_at, 5 * SECOND);
+        assert_eq!(denial(5 * SECOND).to_a_try(SECOND).admitted_at, 5 * SECOND);
     }
 }

@@ -355,7 +355,7 @@ impl Call<'_> {
         let exceeded = || self.core.refused(limit, refusal);
         if self.is_counted() {
             self.core.denied();
-            self.core.tell_denied(exceeded, self.cost, self.key);
+            self.core.report_denial(exceeded, self.cost, self.key);
             if self.core.dry_run() {
                 return Ok(());
             }
@@ -474,7 +474,7 @@ impl Call<'_> {
             self.core.allowed();
         } else if self.is_counted() {
             self.core.failed();
-            self.core.tell_denied(exceeded, self.cost, self.key);
+            self.core.report_denial(exceeded, self.cost, self.key);
         }
         if self.core.dry_run() || self.cost == 0 {
             return Ok(decision);
@@ -540,7 +540,7 @@ pub(super) fn refusal(until: u64, left: Left, now: Now) -> Refusal {
 /// Asks again while a denial ends within one reading of the clock. Otherwise a burst faster than
 /// the clock's resolution would find a full bucket one permit short.
 #[inline]
-pub(super) fn told(
+pub(super) fn until_settled(
     mut now: Now,
     read: impl Fn() -> Now,
     mut ask: impl FnMut(Now) -> (Verdict, Left),

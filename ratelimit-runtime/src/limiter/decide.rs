@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::call::{Call, Refusal, Wait, polled_again, refusal, told};
+use super::call::{Call, Refusal, Wait, polled_again, refusal, until_settled};
 use super::core::{Core, Fast, Packed, Target, Venue, kinds_of, kinds_of_one};
 use super::fast::{self, Found};
 use super::started::{Pending, Started};
@@ -45,7 +45,7 @@ impl<'a> Call<'a> {
             && let address @ Address::Hash(hash) = store.address(key)
             && !store.may_hold(address)
         {
-            return tell(&self, store, hash, &asked);
+            return decide_by_path(&self, store, hash, &asked);
         }
         asked.decide()
     }
@@ -189,7 +189,7 @@ impl<'a> Call<'a> {
     ) -> Option<Result<R, RateLimitExceeded>> {
         let may_wait = self.may_wait()?;
         self.core.with_ask(store, self.limits, self.cost, |ask| {
-            match told(now, || self.now(store), |now| take(ask, now)) {
+            match until_settled(now, || self.now(store), |now| take(ask, now)) {
                 (Verdict::Admitted { at }, left) => Some(Ok(admitted(ask.call.rules, at, left))),
                 (Verdict::Denied { until, position }, left) if !may_wait => {
                     let limit = ask.call.rules[usize::from(position)].limit;
@@ -269,7 +269,7 @@ impl<'a> Call<'a> {
     #[inline(always)]
     fn denial<K: RateLimitKey>(self, key: K, retry_after: u64) -> RateLimitExceeded {
         if observe::wants_denials() {
-            tell_denied(self.core, key, || self.core.exceeded(retry_after));
+            report_denial(self.core, key, || self.core.exceeded(retry_after));
         }
         self.core.exceeded(retry_after)
     }
@@ -383,9 +383,9 @@ impl<'a> Call<'a> {
     ) -> Option<Result<Decision, RateLimitExceeded>> {
         let denials = backend.denials().filter(|_| self.is_denied_alike())?;
         let now = venue.backend_now();
-        let told = denials.find(self.core.asked(venue, key, self.cost), now)?;
+        let denial = denials.find(self.core.asked(venue, key, self.cost), now)?;
         let CachedDenial { admitted_at, remaining, limit: position, is_blocked, .. } =
-            if self.peek { told } else { told.to_a_try(now) };
+            if self.peek { denial } else { denial.to_a_try(now) };
         let limit = self.core.with_rules(None, |rules| rules.get(usize::from(position)).map(|rule| rule.limit))?;
         Some(
             self.denied(
@@ -422,16 +422,16 @@ impl<K: RateLimitKey> Asks for Asked<'_, K> {
 
 /// The outcome of a call by the one limit written down, for a key in `store`.
 #[inline]
-fn tell(call: &Call<'_>, store: &Store, hash: u64, asked: &dyn Asks) -> Result<Decision, RateLimitExceeded> {
+fn decide_by_path(call: &Call<'_>, store: &Store, hash: u64, asked: &dyn Asks) -> Result<Decision, RateLimitExceeded> {
     if call.peek {
-        on_path!(store.kind(), Path => tell_by::<Path, true>(call, store, hash, asked), asked.decide())
+        on_path!(store.kind(), Path => decide_on::<Path, true>(call, store, hash, asked), asked.decide())
     } else {
-        on_path!(store.kind(), Path => tell_by::<Path, false>(call, store, hash, asked), asked.decide())
+        on_path!(store.kind(), Path => decide_on::<Path, false>(call, store, hash, asked), asked.decide())
     }
 }
 
 #[inline(never)]
-fn tell_by<P: KeyPath, const PEEKS: bool>(
+fn decide_on<P: KeyPath, const PEEKS: bool>(
     call: &Call<'_>,
     store: &Store,
     hash: u64,
@@ -439,8 +439,9 @@ fn tell_by<P: KeyPath, const PEEKS: bool>(
 ) -> Result<Decision, RateLimitExceeded> {
     let address = Address::Hash(hash);
     let (now, resets) = (call.now(store), store.resets(address));
-    let told = if PEEKS { P::peek(store, hash, now, call.cost) } else { P::tell(store, hash, now, call.cost) };
-    match told {
+    let outcome =
+        if PEEKS { P::peek(store, hash, now, call.cost) } else { P::take_with_left(store, hash, now, call.cost) };
+    match outcome {
         (Verdict::Admitted { at }, left) => {
             // Known to the compiler.
             let (call, limit) = (Call { limits: None, peek: PEEKS, ..*call }, store.limit());
@@ -457,8 +458,8 @@ fn tell_by<P: KeyPath, const PEEKS: bool>(
 
 #[cold]
 #[inline(never)]
-fn tell_denied<K: RateLimitKey>(core: &Core, key: K, exceeded: impl Fn() -> RateLimitExceeded) {
-    core.tell_denied(exceeded, 1, KeyText::of(&key).shown());
+fn report_denial<K: RateLimitKey>(core: &Core, key: K, exceeded: impl Fn() -> RateLimitExceeded) {
+    core.report_denial(exceeded, 1, KeyText::of(&key).shown());
 }
 
 #[cold]
@@ -490,7 +491,7 @@ fn admit_otherwise<K: RateLimitKey>(core: &Arc<Core>, key: &K) -> Result<(), Rat
 fn blocked<K: RateLimitKey>(core: &Core, key: &K, remaining: u32, retry_after: u64) -> RateLimitExceeded {
     let exceeded = || RateLimitExceeded { remaining, kind: ExceededKind::Blocked, ..core.exceeded(retry_after) };
     if observe::wants_denials() {
-        tell_denied(core, key, exceeded);
+        report_denial(core, key, exceeded);
     }
     exceeded()
 }

@@ -39,14 +39,14 @@ impl Packed {
     /// The call takes the slow path. Nothing was taken or counted.
     const NOTHING: Packed = Packed(1, 0);
     const DENIED: u64 = 2;
-    const TOLD: u64 = 3;
+    const REFUSED: u64 = 3;
     /// By a block. Counted already.
     const BLOCKED: u64 = 4;
 
     #[inline]
-    fn told(Refusal { position, remaining, retry_after, is_blocked }: Refusal) -> Packed {
+    fn refused(Refusal { position, remaining, retry_after, is_blocked }: Refusal) -> Packed {
         let parts = u64::from(position) << 8 | u64::from(is_blocked) << 16 | u64::from(remaining) << 32;
-        Packed(Packed::TOLD | parts, retry_after)
+        Packed(Packed::REFUSED | parts, retry_after)
     }
 
     #[inline]
@@ -74,7 +74,7 @@ impl Packed {
         #[expect(clippy::cast_possible_truncation, reason = "taken apart")]
         let (position, remaining) = ((parts >> 8) as u8, (parts >> 32) as u32);
         let refusal = Refusal { position, remaining, retry_after, is_blocked: parts >> 16 & 1 == 1 };
-        (parts & 0xff == Packed::TOLD).then_some(refusal)
+        (parts & 0xff == Packed::REFUSED).then_some(refusal)
     }
 }
 
@@ -161,7 +161,7 @@ fn admit_form<F: Form + Default, C: Cost>(core: &Core, store: &Store, thread: u6
 fn admit_contended<F: Form + Default, C: Cost>(core: &Core, store: &Store, now: Now, cost: C) -> Packed {
     match store.try_unkeyed::<F>(now, cost.permits()) {
         (Verdict::Undecided, _) if C::IS_ONE => admit_slowly(core, store, Address::Unkeyed, now),
-        told => settle(core, told, now, cost),
+        attempted => settle(core, attempted, now, cost),
     }
 }
 
@@ -248,7 +248,7 @@ fn admit_held(core: &Core, fast: &Fast, hash: u64, now: Now) -> Packed {
     {
         let retry_after = until - now.earliest;
         if core.dry_run() {
-            return Packed::told(Refusal { position: 0, remaining, retry_after, is_blocked: true });
+            return Packed::refused(Refusal { position: 0, remaining, retry_after, is_blocked: true });
         }
         core.denied();
         return Packed(Packed::BLOCKED | u64::from(remaining) << 32, retry_after);
@@ -374,12 +374,12 @@ fn admit_full(core: &Core, store: &Store, hash: u64, now: Now, cost: OnePermit) 
 
 #[inline(never)]
 fn admit_state<C: Cost>(core: &Core, store: &Store, hash: u64, now: Now, cost: C) -> Packed {
-    let told = match store.try_any(hash, now, cost.permits()) {
+    let verdict = match store.try_any(hash, now, cost.permits()) {
         Some((Verdict::Admitted { .. }, _)) => return admitted(core),
         Some((verdict, left)) => (verdict, Some(left)),
         None => (Verdict::Undecided, None),
     };
-    end(core, store, hash, now, cost, told)
+    end(core, store, hash, now, cost, verdict)
 }
 
 #[expect(clippy::inline_always, reason = "each way out is one of its own")]
@@ -431,7 +431,7 @@ fn denied(core: &Core, until: u64, left: Option<Left>, now: Now) -> Packed {
         return Packed::NOTHING;
     }
     if left.is_some() || core.dry_run() {
-        return Packed::told(refusal(until, left.unwrap_or_default(), now));
+        return Packed::refused(refusal(until, left.unwrap_or_default(), now));
     }
     core.denied();
     Packed(Packed::DENIED, until.saturating_sub(now.earliest))

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use super::call::{Call, OwnedCall, Refusal, Wait, WaitOptions, polled_again, position_u8, told};
+use super::call::{Call, OwnedCall, Refusal, Wait, WaitOptions, polled_again, position_u8, until_settled};
 use super::core::{Core, Venue};
 use super::waiting::{Waiting, joining_of};
 use crate::algorithm::record::Admission;
@@ -135,12 +135,12 @@ impl Call<'_> {
         self.core.with_ask(store, self.limits, self.cost, |ask| {
             let resets = store.resets(address);
             let (verdict, left) = if self.peek {
-                told(now, || venue.now(), |now| store.peek(address, ask, now))
+                until_settled(now, || venue.now(), |now| store.peek(address, ask, now))
             } else if self.wait == Wait::No {
-                told(now, || venue.now(), |now| store.take(address, ask, now, true))
+                until_settled(now, || venue.now(), |now| store.take(address, ask, now, true))
             } else {
                 match Waiting::join(self, store, address, ask, now, venue) {
-                    Ok(told) => told,
+                    Ok(outcome) => outcome,
                     Err(waiting) => return Started::Waiting(waiting),
                 }
             };
@@ -565,12 +565,12 @@ pub(super) fn keep_denial(
         Some(_) => return,
     };
     let asked = DenialKey { bucket, cost, limits: fingerprint::of_limits(&request.limits) };
-    let told = CachedDenial {
+    let denial = CachedDenial {
         admitted_at: sent.saturating_add(admitted_at.saturating_sub(now)),
         remaining,
         limit: position_u8(limit),
         ban,
         is_blocked,
     };
-    denials.keep(asked, told, sent, longest);
+    denials.keep(asked, denial, sent, longest);
 }

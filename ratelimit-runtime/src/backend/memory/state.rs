@@ -209,19 +209,19 @@ impl Call<'_> {
         self.cost > 0 && self.rules.iter().all(|rule| self.cost <= rule.capacity())
     }
 
-    /// [`take`](Call::take), and what [is told](Call::told) of a denied call, or if it `tells`.
+    /// [`take`](Call::take), and what is left of a denied call, or if it `wants_left`.
     #[inline(never)]
-    pub(super) fn take_and_tell<S: State>(
+    pub(super) fn take_with_left<S: State>(
         &self,
         state: &mut S,
         form: &S::Form,
         now: Now,
-        tells: bool,
+        wants_left: bool,
     ) -> (Verdict, Left) {
         let was_banned = self.is_banned(state, now);
         let verdict = self.take(state, form, now);
-        let is_told = tells || matches!(verdict, Verdict::Denied { .. });
-        (verdict, if is_told { self.told(state, form, now, verdict, was_banned) } else { Left::default() })
+        let shows_left = wants_left || matches!(verdict, Verdict::Denied { .. });
+        (verdict, if shows_left { self.left_after(state, form, now, verdict, was_banned) } else { Left::default() })
     }
 
     /// Takes the call's permits from all limits, or from none. Nothing holds the key.
@@ -409,7 +409,7 @@ impl Call<'_> {
     /// What a decision reports: the limit that denies, or the limit with the fewest permits left.
     /// `was_banned`: before the call.
     #[inline]
-    pub(super) fn told<S: State>(
+    pub(super) fn left_after<S: State>(
         &self,
         state: &S,
         form: &S::Form,
@@ -434,8 +434,8 @@ impl Call<'_> {
         Left { remaining, position, is_blocked, idle_at: 0 }
     }
 
-    /// [`told`](Call::told), behind the call's floor.
-    pub(super) fn told_behind_floor<S: State>(
+    /// [`left_after`](Call::left_after), behind the call's floor.
+    pub(super) fn left_behind_floor<S: State>(
         &self,
         state: &S,
         form: &S::Form,
@@ -448,7 +448,7 @@ impl Call<'_> {
             Verdict::Denied { position, .. } if self.floor.is_blocked(now) => {
                 self.left_of(state, form, position, as_of, true)
             }
-            verdict => self.told(state, form, as_of, verdict, was_banned),
+            verdict => self.left_after(state, form, as_of, verdict, was_banned),
         };
         // A bucket in debt has nothing left.
         if self.floor.owed_until > now.earliest {

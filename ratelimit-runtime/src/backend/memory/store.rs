@@ -381,43 +381,44 @@ impl Store {
 
     /// The fast path of a call with a key: it has a bucket, and no calls wait.
     #[inline]
-    fn try_take_key(&self, hash: u64, ask: &Ask<'_>, now: Now, tells: bool) -> Option<(Verdict, Left)> {
+    fn try_take_key(&self, hash: u64, ask: &Ask<'_>, now: Now, wants_left: bool) -> Option<(Verdict, Left)> {
         self.keep_read(ask);
         let tables = if self.needs_free(ask) { self.free.get()?.tables } else { self.tables };
-        tables.try_take(self, hash, &ask.call, now, tells)
+        tables.try_take(self, hash, &ask.call, now, wants_left)
     }
 
     /// Takes the permits of a call now or not at all. Reports what is left if it is denied, or if the
-    /// call `tells`.
+    /// call `wants_left`.
     #[expect(clippy::inline_always, reason = "a few jumps, most of which the caller knows")]
     #[inline(always)]
-    pub(crate) fn take(&self, address: Address, ask: &Ask<'_>, now: Now, tells: bool) -> (Verdict, Left) {
+    pub(crate) fn take(&self, address: Address, ask: &Ask<'_>, now: Now, wants_left: bool) -> (Verdict, Left) {
         if self.holds.may_hold(address)
             && let Some(beside) = BESIDE_HOLDS.get()
         {
             return (beside.take)(self, address, ask, now);
         }
-        let told = match address {
-            Address::Hash(hash) => self.try_take_key(hash, ask, now, tells),
-            Address::Unkeyed => self.try_take_all(ask, now, tells),
+        let outcome = match address {
+            Address::Hash(hash) => self.try_take_key(hash, ask, now, wants_left),
+            Address::Unkeyed => self.try_take_all(ask, now, wants_left),
         };
-        self.or_take(told, address, ask, now)
+        self.or_take(outcome, address, ask, now)
     }
 
     #[inline(never)]
-    fn try_take_all(&self, ask: &Ask<'_>, now: Now, tells: bool) -> Option<(Verdict, Left)> {
+    fn try_take_all(&self, ask: &Ask<'_>, now: Now, wants_left: bool) -> Option<(Verdict, Left)> {
         let taken = self.take_unkeyed(ask, now);
-        let Some(verdict) = taken else { return self.take_under_lock(ask, now, tells) };
-        let is_told = tells || ask.call.cost > 1 && !is_admitted(verdict);
-        Some((verdict, if is_told { self.unkeyed_left(ask, now) } else { Left::default() }))
+        let Some(verdict) = taken else { return self.take_under_lock(ask, now, wants_left) };
+        let shows_left = wants_left || ask.call.cost > 1 && !is_admitted(verdict);
+        Some((verdict, if shows_left { self.unkeyed_left(ask, now) } else { Left::default() }))
     }
 
     /// The fast path of a call without a key, if the state is under a lock.
     #[inline(never)]
-    fn take_under_lock(&self, ask: &Ask<'_>, now: Now, tells: bool) -> Option<(Verdict, Left)> {
+    fn take_under_lock(&self, ask: &Ask<'_>, now: Now, wants_left: bool) -> Option<(Verdict, Left)> {
         self.keep_read(ask);
-        let told = if ask.is_foreign { None } else { self.unkeyed.take_here(&ask.call, &self.forms, now, tells) };
-        told.or_else(|| (unkeyed_thoroughly()?.try_take)(self, ask, now, tells))
+        let outcome =
+            if ask.is_foreign { None } else { self.unkeyed.take_here(&ask.call, &self.forms, now, wants_left) };
+        outcome.or_else(|| (unkeyed_thoroughly()?.try_take)(self, ask, now, wants_left))
     }
 
     /// The fast path of permits without a key by one limit other than the one written down.
@@ -493,18 +494,18 @@ impl Store {
 
     fn take_behind(&self, floor: Hold, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
         let ask = &Ask { call: Call { floor, ..ask.call }, ..*ask };
-        let told = match address {
+        let outcome = match address {
             Address::Hash(hash) if floor == Hold::NONE => self.try_take_key(hash, ask, now, true),
             _ => None,
         };
-        self.or_take(told, address, ask, now)
+        self.or_take(outcome, address, ask, now)
     }
 
     /// The answer that [`take`](Store::take) would give, without taking permits.
     #[inline]
     pub(crate) fn peek(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
-        let told = if address == Address::Unkeyed { self.peek_unkeyed(ask, now) } else { None };
-        match told {
+        let outcome = if address == Address::Unkeyed { self.peek_unkeyed(ask, now) } else { None };
+        match outcome {
             Some((verdict, left)) if verdict != Verdict::Undecided => (verdict, left),
             _ => self.perform_and_tell(address, ask, now, &Task::Peek),
         }
@@ -530,8 +531,8 @@ impl Store {
     }
 
     #[inline]
-    fn or_take(&self, told: Option<(Verdict, Left)>, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
-        match (told, address) {
+    fn or_take(&self, outcome: Option<(Verdict, Left)>, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
+        match (outcome, address) {
             (Some((verdict, left)), _) if verdict != Verdict::Undecided => (verdict, left),
             (_, Address::Hash(hash)) => self.tables.take_key(self, hash, ask, now),
             (_, Address::Unkeyed) => self.take_unkeyed_thoroughly(ask, now),
@@ -559,7 +560,7 @@ impl Store {
             }
             match self.tables.take(self, hash, &ask.call, now) {
                 With::Done((Verdict::Undecided, _)) | With::Closed | With::Waited => return thoroughly(),
-                With::Done(told) => return told,
+                With::Done(outcome) => return outcome,
                 With::Full if self.shared.evict(self, hash, now) => {}
                 With::Full => break,
             }
@@ -690,14 +691,14 @@ impl Store {
         address: Address,
         ask: &Ask<'_>,
         now: Now,
-        tells: bool,
+        wants_left: bool,
         others: &dyn Fn(Verdict) -> Fate,
     ) -> Option<(Verdict, Left)> {
         if self.holds.may_hold(address) {
             return None;
         }
         self.keep_read(ask);
-        let (call, on) = (&ask.call, Together(others, tells));
+        let (call, on) = (&ask.call, Together(others, wants_left));
         match address {
             Address::Hash(hash) if self.needs_free(ask) => {
                 try_in(&self.free.get()?.table, &self.forms, hash, call, now, on)
@@ -725,15 +726,15 @@ impl Store {
         address: Address,
         ask: &Ask<'_>,
         now: Now,
-        tells: bool,
+        wants_left: bool,
         wakes: Option<&mut Wakes>,
     ) -> Option<(Verdict, Left)> {
-        let told = match address {
+        let outcome = match address {
             _ if self.holds.may_hold(address) => None,
-            Address::Hash(hash) => self.try_take_key(hash, ask, now, tells),
-            Address::Unkeyed => self.take_last_unkeyed(ask, now, tells),
+            Address::Hash(hash) => self.try_take_key(hash, ask, now, wants_left),
+            Address::Unkeyed => self.take_last_unkeyed(ask, now, wants_left),
         };
-        match (told, wakes) {
+        match (outcome, wakes) {
             (Some((verdict, left)), _) if verdict != Verdict::Undecided => Some((verdict, left)),
             (_, None) => None,
             (_, Some(wakes)) => match address {
@@ -752,12 +753,12 @@ impl Store {
 
     /// Reads the permits left only if that takes no lock that other calls may hold for long.
     #[inline(never)]
-    fn take_last_unkeyed(&self, ask: &Ask<'_>, now: Now, tells: bool) -> Option<(Verdict, Left)> {
+    fn take_last_unkeyed(&self, ask: &Ask<'_>, now: Now, wants_left: bool) -> Option<(Verdict, Left)> {
         let taken = self.take_unkeyed(ask, now);
-        let Some(verdict) = taken else { return self.take_under_lock(ask, now, tells) };
-        let is_told = tells || ask.call.cost > 1 && matches!(verdict, Verdict::Denied { .. });
+        let Some(verdict) = taken else { return self.take_under_lock(ask, now, wants_left) };
+        let shows_left = wants_left || ask.call.cost > 1 && matches!(verdict, Verdict::Denied { .. });
         let nothing = Call { cost: 0, ..ask.call };
-        let left = is_told.then(|| self.unkeyed.peek(&nothing, &self.forms, now)).flatten();
+        let left = shows_left.then(|| self.unkeyed.peek(&nothing, &self.forms, now)).flatten();
         Some((verdict, left.map_or_else(Left::default, |(_, left)| left)))
     }
 
@@ -911,7 +912,9 @@ fn keyed_thoroughly() -> Option<TakeKeyed> {
 
 pub(super) fn open_thorough_without_keys() {
     UNKEYED_THOROUGHLY.get_or_init(|| Thorough {
-        try_take: |store, ask, now, tells| store.unkeyed.run_generally(Take { tells }, &ask.call, &store.forms, now),
+        try_take: |store, ask, now, wants_left| {
+            store.unkeyed.run_generally(Take { wants_left }, &ask.call, &store.forms, now)
+        },
         take: |store, ask, now| store.perform_unkeyed_and_tell(ask, now, &Task::Take),
         peek: |store, ask, now| store.perform_unkeyed_and_tell(ask, now, &Task::Peek),
     });

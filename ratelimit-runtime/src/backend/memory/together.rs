@@ -73,7 +73,7 @@ struct Descent<'a, 'b> {
     order: SmallVec<[u8; MAX_LIMITS]>,
     now: Now,
     /// Reports what is left of an admitted call too.
-    tells: bool,
+    wants_left: bool,
     verdicts: &'b Verdicts,
     /// Waits for locks. Tasks to wake are collected: waking runs foreign code.
     wakes: Option<RefCell<Wakes>>,
@@ -126,11 +126,11 @@ fn try_take_in_order(buckets: &[Written<'_>], now: Now, cost: u32) -> bool {
 }
 
 /// Takes the call's permits from all buckets, or from none. Returns whether they are taken.
-/// `tells` asks what is left of an admitted call.
-pub(crate) fn take(buckets: &[Bucket<'_>], now: Now, tells: bool, verdicts: &Verdicts) -> bool {
-    let descent = || Descent { buckets, order: order(buckets), now, tells, verdicts, wakes: None };
+/// `wants_left` asks what is left of an admitted call.
+pub(crate) fn take(buckets: &[Bucket<'_>], now: Now, wants_left: bool, verdicts: &Verdicts) -> bool {
+    let descent = || Descent { buckets, order: order(buckets), now, wants_left, verdicts, wakes: None };
     // Most calls that [`try_take`] has left are denied.
-    let is_left = !tells && buckets.iter().all(|bucket| bucket.store.kind() != Kind::Any);
+    let is_left = !wants_left && buckets.iter().all(|bucket| bucket.store.kind() != Kind::Any);
     let fate = if is_left { Fate::Unknown } else { descent().level(0, false) };
     if fate != Fate::Unknown {
         return fate == Fate::Charged;
@@ -203,16 +203,16 @@ impl Descent<'_, '_> {
             fate.set(self.level(depth + 1, is_denied));
             fate.get()
         };
-        let told = match &self.wakes {
-            None => store.try_hold(*address, ask, self.now, self.tells, &others),
+        let outcome = match &self.wakes {
+            None => store.try_hold(*address, ask, self.now, self.wants_left, &others),
             Some(all) => {
                 let mut wakes = Wakes::default();
-                let told = store.hold(*address, ask, self.now, &mut wakes, &others);
+                let outcome = store.hold(*address, ask, self.now, &mut wakes, &others);
                 all.borrow_mut().append(wakes);
-                told
+                outcome
             }
         };
-        match told {
+        match outcome {
             Some((verdict, left)) if verdict != Verdict::Undecided => {
                 self.verdicts.judged[index].set(Judged { verdict, left });
                 fate.get()
@@ -223,16 +223,16 @@ impl Descent<'_, '_> {
 
     fn last(&self, index: usize) -> Fate {
         let Bucket { store, address, ask } = &self.buckets[index];
-        let told = match &self.wakes {
-            None => store.take_last(*address, ask, self.now, self.tells, None),
+        let outcome = match &self.wakes {
+            None => store.take_last(*address, ask, self.now, self.wants_left, None),
             Some(all) => {
                 let mut wakes = Wakes::default();
-                let told = store.take_last(*address, ask, self.now, self.tells, Some(&mut wakes));
+                let outcome = store.take_last(*address, ask, self.now, self.wants_left, Some(&mut wakes));
                 all.borrow_mut().append(wakes);
-                told
+                outcome
             }
         };
-        let Some((verdict, left)) = told else { return Fate::Unknown };
+        let Some((verdict, left)) = outcome else { return Fate::Unknown };
         self.verdicts.judged[index].set(Judged { verdict, left });
         match verdict {
             Verdict::Admitted { .. } => Fate::Charged,

@@ -170,8 +170,14 @@ impl Unkeyed {
     }
 
     /// Takes the permits of a call from a state in its usual form, under a lock.
-    pub(super) fn take_here(&self, call: &Call<'_>, forms: &Forms, now: Now, tells: bool) -> Option<(Verdict, Left)> {
-        self.form.take_here(self, call, forms, now, tells)
+    pub(super) fn take_here(
+        &self,
+        call: &Call<'_>,
+        forms: &Forms,
+        now: Now,
+        wants_left: bool,
+    ) -> Option<(Verdict, Left)> {
+        self.form.take_here(self, call, forms, now, wants_left)
     }
 
     /// Takes `cost` permits, from 1 to the capacity, by a single limit other than the one written down,
@@ -195,12 +201,12 @@ impl Unkeyed {
         now: Now,
         is_foreign: bool,
     ) -> Option<(Verdict, Left)> {
-        let told = match &self.fast {
+        let outcome = match &self.fast {
             Fast::Words(one, layout) if !is_foreign => one.0.run(on, call, layout, now),
             Fast::Window(one) if !is_foreign => one.0.run(on, call, forms.of(0), now),
             _ => None,
         };
-        told.or_else(|| self.run_generally(on, call, forms, now))
+        outcome.or_else(|| self.run_generally(on, call, forms, now))
     }
 
     /// [`run`](Unkeyed::run) on a state in the general form.

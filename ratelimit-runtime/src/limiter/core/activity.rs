@@ -106,7 +106,7 @@ impl Core {
 
     /// Reports a denied call, if an observer wants denials.
     #[inline]
-    pub(in super::super) fn tell_denied(
+    pub(in super::super) fn report_denial(
         &self,
         exceeded: impl FnOnce() -> RateLimitExceeded,
         cost: u32,

@@ -35,7 +35,7 @@ use keys::{Cached, FastBuckets, Members, Quick, Resets, TriedKeys};
 
 pub(crate) use call::EachCall;
 
-/// Readings of the clock while a denial ends within one, as in `told`.
+/// Readings of the clock while a denial ends within one, as in `until_settled`.
 const READINGS: u32 = if cfg!(callgrind) { 0 } else { 100 };
 
 /// What one bucket's limits say about a call.
@@ -297,7 +297,7 @@ impl Call<'_> {
         };
         if !self.peek {
             self.core.denied();
-            self.core.tell_denied(exceeded, self.cost, text.shown());
+            self.core.report_denial(exceeded, self.cost, text.shown());
         }
         if self.core.dry_run() { Ok(decision) } else { Err(exceeded()) }
     }

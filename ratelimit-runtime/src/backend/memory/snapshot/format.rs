@@ -206,10 +206,10 @@ pub(super) fn check<R: Read + Seek>(input: &mut R, length: u64) -> Result<(), Sn
     }
     let Some(before) = length.checked_sub(END_BYTES) else { return Err(SnapshotError::Torn) };
     input.seek(io::SeekFrom::Start(before)).map_err(io)?;
-    let (told, checksum) = (number(input).map_err(io)?, number(input).map_err(io)?);
+    let (written, checksum) = (number(input).map_err(io)?, number(input).map_err(io)?);
     let mut end = [0; END.len()];
     input.read_exact(&mut end).map_err(io)?;
-    if told != length || end != END {
+    if written != length || end != END {
         return Err(SnapshotError::Torn);
     }
     input.rewind().map_err(io)?;

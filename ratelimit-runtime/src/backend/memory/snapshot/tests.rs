@@ -171,8 +171,8 @@ fn answer(
         Action::Change => store.peek(address, &ask(1), now),
     };
     let is_full = left.remaining == rules[usize::from(left.position)].capacity();
-    let is_told = !is_full && left.idle_at > now.earliest && !matches!(verdict, Verdict::Denied { .. });
-    let idle_at = if is_told { left.idle_at } else { 0 };
+    let shows_left = !is_full && left.idle_at > now.earliest && !matches!(verdict, Verdict::Denied { .. });
+    let idle_at = if shows_left { left.idle_at } else { 0 };
     (verdict, (left.remaining, left.position, left.is_blocked, idle_at))
 }
 
@@ -592,8 +592,8 @@ fn a_changed_count_applies_to_the_permits_on_record() {
             let (backend, _) = restored(&bytes, now).unwrap();
             let after = store(&backend, "a", &limit(new), now);
             for address in addresses {
-                let (_, told) = after.peek(address, &after.written_ask(0), Now::exactly(now));
-                assert_eq!(told.remaining, left, "{algorithm:?} {old} {new}");
+                let (_, outcome) = after.peek(address, &after.written_ask(0), Now::exactly(now));
+                assert_eq!(outcome.remaining, left, "{algorithm:?} {old} {new}");
             }
         }
     }

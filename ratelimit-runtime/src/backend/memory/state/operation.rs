@@ -11,7 +11,7 @@ pub(crate) trait Operation: Copy {
 /// Takes permits. Reports what is left if the call is denied, or always.
 #[derive(Clone, Copy)]
 pub(crate) struct Take {
-    pub(crate) tells: bool,
+    pub(crate) wants_left: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -31,9 +31,9 @@ impl Operation for Take {
     #[inline(always)]
     fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
         match state.take_all(form, call, now) {
-            (Verdict::Undecided, _) => call.take_and_tell(state, form, now, self.tells),
-            (verdict @ Verdict::Admitted { .. }, _) if self.tells => (verdict, call.left(state, form, now)),
-            told => told,
+            (Verdict::Undecided, _) => call.take_with_left(state, form, now, self.wants_left),
+            (verdict @ Verdict::Admitted { .. }, _) if self.wants_left => (verdict, call.left(state, form, now)),
+            outcome => outcome,
         }
     }
 }
@@ -44,7 +44,7 @@ impl Operation for Peek {
     fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
         state.prepare(form, call.rules, now);
         let verdict = call.judge(state, form, now);
-        (verdict, call.told(state, form, now, verdict, call.is_banned(state, now)))
+        (verdict, call.left_after(state, form, now, verdict, call.is_banned(state, now)))
     }
 }
 
@@ -61,15 +61,15 @@ impl Operation for Together<'_> {
     #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]
     fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
-        let Together(others, tells) = self;
+        let Together(others, wants_left) = self;
         let was_banned = call.is_banned(state, now);
         state.prepare(form, call.rules, now);
         let verdict = match call.judge(state, form, now) {
             Verdict::Undecided => Verdict::Undecided,
             verdict => call.held(state, form, now, verdict, others(verdict)),
         };
-        let is_told = tells || matches!(verdict, Verdict::Denied { .. });
-        (verdict, if is_told { call.told(state, form, now, verdict, was_banned) } else { Left::default() })
+        let shows_left = wants_left || matches!(verdict, Verdict::Denied { .. });
+        (verdict, if shows_left { call.left_after(state, form, now, verdict, was_banned) } else { Left::default() })
     }
 }
 

@@ -217,7 +217,7 @@ impl Trial {
             1 => on_path!(store.kind(), Path => Path::take(store, hash, now, OnePermit), Verdict::Undecided),
             _ if !store.admits(cost) => Verdict::Undecided,
             2 => on_path!(store.kind(), Path => Path::take(store, hash, now, cost), Verdict::Undecided),
-            _ => on_path!(store.kind(), Path => Path::tell(store, hash, now, cost).0, Verdict::Undecided),
+            _ => on_path!(store.kind(), Path => Path::take_with_left(store, hash, now, cost).0, Verdict::Undecided),
         }
     }
 
@@ -231,15 +231,15 @@ impl Trial {
 
     fn peek(&self, now: Now, cost: u32) -> (Verdict, Left) {
         let store = &self.store;
-        let told = match self.fast() {
+        let outcome = match self.fast() {
             Some((_, hash)) if !self.varies && store.admits(cost) => {
                 on_path!(store.kind(), Path => Path::peek(store, hash, now, cost), (Verdict::Undecided, Left::default()))
             }
             _ => (Verdict::Undecided, Left::default()),
         };
-        match told {
+        match outcome {
             (Verdict::Undecided, _) => store.peek(self.address, &self.ask(cost), now),
-            told => told,
+            outcome => outcome,
         }
     }
 

@@ -66,9 +66,9 @@ pub(crate) trait KeyPath {
     fn take_with<C: Cost>(store: &Store, hash: u64, now: Now, cost: C, others: impl FnOnce() -> bool) -> Verdict;
 
     /// [`take`](KeyPath::take), with what is left then.
-    fn tell(store: &Store, hash: u64, now: Now, cost: u32) -> (Verdict, Left);
+    fn take_with_left(store: &Store, hash: u64, now: Now, cost: u32) -> (Verdict, Left);
 
-    /// The answer of [`tell`](KeyPath::tell), without taking permits.
+    /// The answer of [`take_with_left`](KeyPath::take_with_left), without taking permits.
     fn peek(store: &Store, hash: u64, now: Now, cost: u32) -> (Verdict, Left);
 
     /// Gives back permits if that is `still` right once the bucket is locked. `false` if it must be
@@ -120,7 +120,7 @@ macro_rules! key_path {
             }
 
             #[inline(always)]
-            fn tell($store: &Store, hash: u64, now: Now, cost: u32) -> (Verdict, Left) {
+            fn take_with_left($store: &Store, hash: u64, now: Now, cost: u32) -> (Verdict, Left) {
                 let $pattern = $of else { return UNDECIDED };
                 let Ok(mut reached) = $table.try_reach::<false>(hash) else { return UNDECIDED };
                 let Some(state) = reached.state() else { return UNDECIDED };

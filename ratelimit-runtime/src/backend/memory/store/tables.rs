@@ -19,7 +19,14 @@ use crate::rt::clock::Now;
 
 /// See the module. A store without a table for keys has no keys.
 pub(super) trait Tables: Sync {
-    fn try_take(&self, store: &Store, hash: u64, call: &Call<'_>, now: Now, tells: bool) -> Option<(Verdict, Left)>;
+    fn try_take(
+        &self,
+        store: &Store,
+        hash: u64,
+        call: &Call<'_>,
+        now: Now,
+        wants_left: bool,
+    ) -> Option<(Verdict, Left)>;
     /// See [`Store::take_key`].
     fn take_key(&self, store: &Store, hash: u64, ask: &Ask<'_>, now: Now) -> (Verdict, Left);
     /// Takes the permits of a call, and makes the key's bucket if it is missing.
@@ -238,11 +245,18 @@ impl<P, S, const W: usize> In<P, S, W> {
 }
 
 impl<S: State, P: Place<S, W>, const W: usize> Tables for In<P, S, W> {
-    fn try_take(&self, store: &Store, hash: u64, call: &Call<'_>, now: Now, tells: bool) -> Option<(Verdict, Left)> {
+    fn try_take(
+        &self,
+        store: &Store,
+        hash: u64,
+        call: &Call<'_>,
+        now: Now,
+        wants_left: bool,
+    ) -> Option<(Verdict, Left)> {
         let (table, form) = P::of(store)?;
         let mut reached = table.try_reach::<false>(hash).ok()?;
         let state = reached.state()?;
-        Some(Take { tells }.run(call, state, form, now))
+        Some(Take { wants_left }.run(call, state, form, now))
     }
 
     fn take_key(&self, store: &Store, hash: u64, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
@@ -256,7 +270,7 @@ impl<S: State, P: Place<S, W>, const W: usize> Tables for In<P, S, W> {
             state.prepare(form, call.rules, now.at_least(call.floor.owed_until));
             let was_banned = call.is_banned(state, now);
             let verdict = call.take_behind_floor(state, form, now);
-            (verdict, call.told_behind_floor(state, form, now, verdict, was_banned))
+            (verdict, call.left_behind_floor(state, form, now, verdict, was_banned))
         });
         store.sweep_others(swept, hash, now);
         done

@@ -101,7 +101,7 @@ impl<'a> Errand<'a> {
                     queue.settle(state, form, now, wakes);
                 }
                 done.verdict = Verdict::Admitted { at: now.latest };
-                done.left = Call { floor, ..*call }.told_behind_floor(state, form, now, done.verdict, false);
+                done.left = Call { floor, ..*call }.left_behind_floor(state, form, now, done.verdict, false);
                 return done;
             }
             Task::Refund(_) | Task::Reset(_) | Task::Leave(..) | Task::Settle | Task::Held(_) => {
@@ -165,7 +165,7 @@ impl<'a> Errand<'a> {
                 Verdict::Undecided => {}
             }
         }
-        done.left = call.told_behind_floor(state, form, now, done.verdict, was_banned);
+        done.left = call.left_behind_floor(state, form, now, done.verdict, was_banned);
         done
     }
 }

@@ -175,10 +175,10 @@ impl Form for WordsForm {
         call: &Call<'_>,
         _: &Forms,
         now: Now,
-        tells: bool,
+        wants_left: bool,
     ) -> Option<(Verdict, Left)> {
         let (one, layout) = Self::of(bucket)?;
-        one.run(Take { tells }, call, layout, now)
+        one.run(Take { wants_left }, call, layout, now)
     }
 
     fn peek(&self, bucket: &Unkeyed, call: &Call<'_>, _: &Forms, now: Now) -> Option<(Verdict, Left)> {
@@ -218,9 +218,9 @@ impl Form for WindowForm {
         call: &Call<'_>,
         forms: &Forms,
         now: Now,
-        tells: bool,
+        wants_left: bool,
     ) -> Option<(Verdict, Left)> {
-        Self::of(bucket)?.run(Take { tells }, call, forms.of(0), now)
+        Self::of(bucket)?.run(Take { wants_left }, call, forms.of(0), now)
     }
 
     fn peek(&self, bucket: &Unkeyed, call: &Call<'_>, forms: &Forms, now: Now) -> Option<(Verdict, Left)> {
@@ -266,9 +266,9 @@ impl Form for GeneralForm {
         call: &Call<'_>,
         forms: &Forms,
         now: Now,
-        tells: bool,
+        wants_left: bool,
     ) -> Option<(Verdict, Left)> {
-        bucket.run_generally(Take { tells }, call, forms, now)
+        bucket.run_generally(Take { wants_left }, call, forms, now)
     }
 
     fn peek(&self, bucket: &Unkeyed, call: &Call<'_>, forms: &Forms, now: Now) -> Option<(Verdict, Left)> {

@@ -39,7 +39,7 @@ fn limits() -> Vec<Vec<Limit>> {
 
 fn locked(bucket: &Unkeyed, forms: &Forms, rules: &[Rule], now: Now, cost: u32) -> Verdict {
     let call = Call { rules, backoff: None, cost, floor: Hold::NONE };
-    match bucket.run(Take { tells: true }, &call, forms, now, false) {
+    match bucket.run(Take { wants_left: true }, &call, forms, now, false) {
         Some((verdict, _)) => verdict,
         // The form changes to the general one and back.
         None => bucket.with(rules, forms, now, |full, _| call.take(full, forms, now)),

@@ -115,15 +115,15 @@ impl Visit for Cached<'_> {
         let own = Call { core: &part.core, ..self.call };
         let Some(denials) = guard.denials().filter(|_| !part.is_off() && own.is_denied_alike()) else { return };
         let now = venue.backend_now();
-        let Some(told) = denials.find(part.core.asked(&venue, key, self.call.cost), now) else { return };
-        let told = if self.call.peek { told } else { told.to_a_try(now) };
-        let limit = |rules: &[Rule]| rules.get(usize::from(told.limit)).map(|rule| rule.limit);
+        let Some(denial) = denials.find(part.core.asked(&venue, key, self.call.cost), now) else { return };
+        let denial = if self.call.peek { denial } else { denial.to_a_try(now) };
+        let limit = |rules: &[Rule]| rules.get(usize::from(denial.limit)).map(|rule| rule.limit);
         let Some(limit) = part.core.with_rules(None, limit) else { return };
         let refusal = Refusal {
-            position: part.position(usize::from(told.limit), self.call.core.groups().len()),
-            remaining: told.remaining,
-            retry_after: told.admitted_at.saturating_sub(now),
-            is_blocked: told.is_blocked,
+            position: part.position(usize::from(denial.limit), self.call.core.groups().len()),
+            remaining: denial.remaining,
+            retry_after: denial.admitted_at.saturating_sub(now),
+            is_blocked: denial.is_blocked,
         };
         if self.found.as_ref().is_none_or(|(_, found)| found.retry_after < refusal.retry_after) {
             self.found = Some((limit, refusal));
