@@ -540,7 +540,7 @@ pub(super) fn refusal(until: u64, left: Left, now: Now) -> Refusal {
 /// Asks again while a denial ends within one reading of the clock. Otherwise a burst faster than
 /// the clock's resolution would find a full bucket one permit short.
 #[inline]
-pub(super) fn until_settled(
+pub(super) fn ask_again(
     mut now: Now,
     read: impl Fn() -> Now,
     mut ask: impl FnMut(Now) -> (Verdict, Left),

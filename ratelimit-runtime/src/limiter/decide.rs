@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::call::{Call, Refusal, Wait, polled_again, refusal, until_settled};
+use super::call::{Call, Refusal, Wait, ask_again, polled_again, refusal};
 use super::core::{Core, Fast, Packed, Target, Venue, kinds_of, kinds_of_one};
 use super::fast::{self, Found};
 use super::started::{Pending, Started};
@@ -189,7 +189,7 @@ impl<'a> Call<'a> {
     ) -> Option<Result<R, RateLimitExceeded>> {
         let may_wait = self.may_wait()?;
         self.core.with_ask(store, self.limits, self.cost, |ask| {
-            match until_settled(now, || self.now(store), |now| take(ask, now)) {
+            match ask_again(now, || self.now(store), |now| take(ask, now)) {
                 (Verdict::Admitted { at }, left) => Some(Ok(admitted(ask.call.rules, at, left))),
                 (Verdict::Denied { until, position }, left) if !may_wait => {
                     let limit = ask.call.rules[usize::from(position)].limit;

@@ -161,7 +161,7 @@ fn admit_form<F: Form + Default, C: Cost>(core: &Core, store: &Store, thread: u6
 fn admit_contended<F: Form + Default, C: Cost>(core: &Core, store: &Store, now: Now, cost: C) -> Packed {
     match store.try_unkeyed::<F>(now, cost.permits()) {
         (Verdict::Undecided, _) if C::IS_ONE => admit_slowly(core, store, Address::Unkeyed, now),
-        attempted => settle(core, attempted, now, cost),
+        attempt => settle(core, attempt, now, cost),
     }
 }
 
@@ -374,12 +374,12 @@ fn admit_full(core: &Core, store: &Store, hash: u64, now: Now, cost: OnePermit) 
 
 #[inline(never)]
 fn admit_state<C: Cost>(core: &Core, store: &Store, hash: u64, now: Now, cost: C) -> Packed {
-    let verdict = match store.try_any(hash, now, cost.permits()) {
+    let outcome = match store.try_any(hash, now, cost.permits()) {
         Some((Verdict::Admitted { .. }, _)) => return admitted(core),
         Some((verdict, left)) => (verdict, Some(left)),
         None => (Verdict::Undecided, None),
     };
-    end(core, store, hash, now, cost, verdict)
+    end(core, store, hash, now, cost, outcome)
 }
 
 #[expect(clippy::inline_always, reason = "each way out is one of its own")]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use super::call::{Call, OwnedCall, Refusal, Wait, WaitOptions, polled_again, position_u8, until_settled};
+use super::call::{Call, OwnedCall, Refusal, Wait, WaitOptions, ask_again, polled_again, position_u8};
 use super::core::{Core, Venue};
 use super::waiting::{Waiting, joining_of};
 use crate::algorithm::record::Admission;
@@ -135,9 +135,9 @@ impl Call<'_> {
         self.core.with_ask(store, self.limits, self.cost, |ask| {
             let resets = store.resets(address);
             let (verdict, left) = if self.peek {
-                until_settled(now, || venue.now(), |now| store.peek(address, ask, now))
+                ask_again(now, || venue.now(), |now| store.peek(address, ask, now))
             } else if self.wait == Wait::No {
-                until_settled(now, || venue.now(), |now| store.take(address, ask, now, true))
+                ask_again(now, || venue.now(), |now| store.take(address, ask, now, true))
             } else {
                 match Waiting::join(self, store, address, ask, now, venue) {
                     Ok(outcome) => outcome,

@@ -76,7 +76,7 @@ pub(super) enum Fate {
 /// The time at which a call with a cost above the limit is admitted.
 pub(crate) const NEVER: u64 = u64::MAX;
 
-/// No path decides the call, which cannot happen: its limiter fails closed.
+/// Not decided here. If no path decides a call, which cannot happen, its limiter fails closed.
 pub(crate) const UNDECIDED: (Verdict, Left) =
     (Verdict::Undecided, Left { remaining: 0, position: 0, is_blocked: false, idle_at: 0 });
 

@@ -371,16 +371,12 @@ impl<S: State> One<S> {
     #[expect(clippy::inline_always, reason = "most of a decision, which is to stay in registers")]
     #[inline(always)]
     fn end(&self, verdict: Verdict, cost: u32) -> Attempt {
-        match verdict {
-            Verdict::Admitted { .. } => Attempt::Admitted,
-            Verdict::Denied { until, .. } => {
-                if cost == 1 {
-                    self.denied_until.store(until, Ordering::Release);
-                }
-                Attempt::Denied(until)
-            }
-            Verdict::Undecided => Attempt::Contended,
+        if let Verdict::Denied { until, .. } = verdict
+            && cost == 1
+        {
+            self.denied_until.store(until, Ordering::Release);
         }
+        verdict.into()
     }
 
     /// Carries out an operation, if the state is here.

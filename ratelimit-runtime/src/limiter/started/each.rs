@@ -35,7 +35,7 @@ use keys::{Cached, FastBuckets, Members, Quick, Resets, TriedKeys};
 
 pub(crate) use call::EachCall;
 
-/// Readings of the clock while a denial ends within one, as in `until_settled`.
+/// Readings of the clock while a denial ends within one, as in `ask_again`.
 const READINGS: u32 = if cfg!(callgrind) { 0 } else { 100 };
 
 /// What one bucket's limits say about a call.

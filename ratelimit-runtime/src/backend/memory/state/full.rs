@@ -375,20 +375,26 @@ impl Full {
         }
     }
 
+    /// The only limit of a call that takes permits, no more than it has, while no penalty is on record.
+    #[expect(clippy::inline_always, reason = "most of a decision")]
+    #[inline(always)]
+    pub(crate) fn plain_limit<'a>(&self, call: &Call<'a>) -> Option<&'a Rule> {
+        let [rule] = call.rules else { return None };
+        let is_plain = call.backoff.is_none() || self.offended().count == 0;
+        ((1..=rule.capacity()).contains(&call.cost) && is_plain).then_some(rule)
+    }
+
     /// Takes any number of permits from all limits, or from none.
     #[inline(never)]
     fn take_some(&mut self, forms: &Forms, call: &Call<'_>, now: Now) -> (Verdict, Left) {
-        match *call {
-            Call { cost: 0, .. } => UNDECIDED,
-            Call { rules: [rule], backoff, cost, .. }
-                if cost <= rule.capacity() && (backoff.is_none() || self.offended().count == 0) =>
-            {
-                match self.take_one(forms, rule, now, cost) {
-                    Verdict::Denied { until, .. } => self.deny(forms, call, now, until, Some(0)),
-                    verdict => (verdict, Left::default()),
-                }
-            }
-            Call { rules, backoff, cost, .. } => self.take_now(forms, rules, backoff, now, cost),
+        let Call { rules, backoff, cost, .. } = *call;
+        match self.plain_limit(call) {
+            _ if cost == 0 => UNDECIDED,
+            Some(rule) => match self.take_one(forms, rule, now, cost) {
+                Verdict::Denied { until, .. } => self.deny(forms, call, now, until, Some(0)),
+                verdict => (verdict, Left::default()),
+            },
+            None => self.take_now(forms, rules, backoff, now, cost),
         }
     }
 

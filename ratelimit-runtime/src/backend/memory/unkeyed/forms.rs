@@ -1,7 +1,7 @@
 //! The operations of all calls without a key, one type for each form of the bucket. Behind
 //! pointers, so that a program contains only the forms that its limits need.
 
-use super::super::state::{Attempt, Call, Forms, Judged, Layout, Left, Peek, State, Take, Verdict};
+use super::super::state::{Attempt, Call, Forms, Judged, Layout, Left, Peek, Take, Verdict};
 use super::{Fast, Unkeyed, added, take_token, take_token_exactly, try_take_token, verdict};
 use super::{Line, One, StripedPermits, Tat, Window, Words};
 use crate::algorithm::Rule;
@@ -40,7 +40,7 @@ pub(crate) trait Form: Sync {
     }
 
     /// Takes permits of a state under a lock in its usual form.
-    fn take_here(&self, _: &Unkeyed, _: &Call<'_>, _: &Forms, _: Now, _tells: bool) -> Option<(Verdict, Left)> {
+    fn take_here(&self, _: &Unkeyed, _: &Call<'_>, _: &Forms, _: Now, _wants_left: bool) -> Option<(Verdict, Left)> {
         None
     }
 
@@ -242,18 +242,14 @@ impl Form for GeneralForm {
             Err(attempt) => return attempt,
         };
         let (Some(full), call) = (&mut *full, forms.written_call(cost)) else { return Attempt::Contended };
-        match call.rules {
-            [rule]
-                if (1..=rule.capacity()).contains(&cost) && (call.backoff.is_none() || full.offended().count == 0) =>
-            {
-                match full.take_one(forms, rule, now, cost) {
-                    Verdict::Denied { .. } if call.backoff.is_some() => Attempt::Contended,
-                    verdict => one.end(verdict, cost),
-                }
-            }
+        match full.plain_limit(&call) {
             _ if cost == 0 => Attempt::Contended,
+            Some(rule) => match full.take_one(forms, rule, now, cost) {
+                Verdict::Denied { .. } if call.backoff.is_some() => Attempt::Contended,
+                verdict => one.end(verdict, cost),
+            },
             // Which limit denies, and for how long, is for the other path to find.
-            _ => match full.admit_now(forms, &call, now) {
+            None => match full.admit_now(forms, &call, now) {
                 Judged::Admitted(_) => Attempt::Admitted,
                 Judged::Denied { .. } | Judged::Undecided => Attempt::Contended,
             },
